@@ -1,0 +1,172 @@
+"""Where fake quantization happens: layers whose class is changed in place.
+
+The parameter objects, their names and their order stay what they were, so that optimizers, DDP, gradient checkpointing
+and `state_dict()` go on as before. Nothing of a quantizer appears in `state_dict()`: checkpoints stay vanilla, and
+`qat_plugin.fake_quant.state` keeps the quantizers beside them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qat_plugin.fake_quant.functional import fake_quantize_row_group, fake_quantize_tensor, fake_quantize_weight
+from qat_plugin.fake_quant.schemes import ActivationScheme, LayerScheme, WeightScheme
+
+
+class WeightQuantizer(nn.Module):
+    """Scale and zero point of one weight; calling it fake-quantizes the weight.
+
+    `scale = initial_scale * exp(scale_learning_multiplier * scale_offset)`, where `scale_offset` is the parameter that
+    trains, from 0. So scales stay positive, one step of the optimizer changes a scale by a share of itself whatever its
+    size, weight decay pulls towards the calibrated scale, and the scales have a learning rate of their own (the
+    multiplier is the ratio to the optimizer's) under any optimizer, schedule and Trainer.
+
+    Shapes: `scale`, `initial_scale`, `scale_offset` and `zero_point` are all `scheme.scale_shape(...)`.
+    """
+
+    initial_scale: Tensor
+    zero_point: Tensor | None
+
+    def __init__(self, scheme: WeightScheme, scale: Tensor, zero_point: Tensor | None, *, learned: bool) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.enabled = True
+        self.scale_learning_multiplier = 1.0
+        self.register_buffer("initial_scale", scale, persistent=False)
+        self.register_buffer("zero_point", zero_point, persistent=False)
+        self.scale_offset = nn.Parameter(torch.zeros_like(scale)) if learned else None
+        self._baked: tuple[tuple[Any, ...], Tensor] | None = None
+
+    @property
+    def scale(self) -> Tensor:
+        """Scale in force, float32, positive."""
+        if self.scale_offset is None:
+            return self.initial_scale
+        if self.frozen:
+            # A zero gradient instead of none, because DDP waits for the gradient of every parameter.
+            return self.initial_scale + 0.0 * self.scale_offset
+        return self.initial_scale * torch.exp(self.scale_learning_multiplier * self.scale_offset)
+
+    def set_scale(self, scale: Tensor, zero_point: Tensor | None) -> None:
+        """Start again from a scale and zero point."""
+        with torch.no_grad():
+            self.initial_scale.copy_(scale)
+            if self.zero_point is not None and zero_point is not None:
+                self.zero_point.copy_(zero_point)
+            if self.scale_offset is not None:
+                self.scale_offset.zero_()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the scale stands still."""
+        return self.scale_learning_multiplier == 0.0
+
+    def freeze(self) -> None:
+        """Let the scale stand still where it is, whatever the optimizer's momentum does to `scale_offset`."""
+        with torch.no_grad():
+            self.initial_scale.copy_(self.scale)
+        self.scale_learning_multiplier = 0.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Fake-quantized `weight`; itself while disabled. Without gradients the result is computed once and reused."""
+        if not self.enabled:
+            return weight
+        if torch.is_grad_enabled():
+            self._baked = None
+            return fake_quantize_weight(weight, self.scale, self.zero_point, self.scheme)
+        offset = self.scale_offset
+        key = (
+            weight.data_ptr(), weight._version, self.initial_scale._version, self.scale_learning_multiplier,
+            None if offset is None else offset._version, None if self.zero_point is None else self.zero_point._version,
+        )  # fmt: skip
+        if self._baked is None or self._baked[0] != key:
+            self._baked = key, fake_quantize_weight(weight, self.scale, self.zero_point, self.scheme)
+        return self._baked[1]
+
+    def rows(self, weight: Tensor, indices: Tensor) -> Tensor:
+        """Fake-quantized rows `weight[indices]`, of shape `(*indices.shape, dim)`: an embedding need not pay for all."""
+        if not self.enabled or not torch.is_grad_enabled():
+            return F.embedding(indices, self(weight))
+        flat = indices.reshape(-1)
+        points = None if self.zero_point is None else self.zero_point[flat]
+        picked = fake_quantize_weight(F.embedding(flat, weight), F.embedding(flat, self.scale), points, self.scheme)
+        return picked.reshape(*indices.shape, -1)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Nothing: a checkpoint's weights carry the vanilla names only."""
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is expected."""
+
+
+class InputQuantizer(nn.Module):
+    """What the operator does to a layer's input.
+
+    In evaluation the whole tensor that arrives is quantized as the operator will. In training a batch stands for many
+    calls: `kept_axes` says which leading axes count separately, 1 for whole clips (encoder states), 2 for single tokens
+    (decoder states, which arrive one by one when text is generated).
+    """
+
+    def __init__(self, scheme: ActivationScheme, group_size: int | None, kept_axes: int) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.group_size = group_size
+        self.kept_axes = kept_axes
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` of shape `(batch, length, in)` as the operator sees it."""
+        if not self.enabled:
+            return x
+        if self.scheme.granularity == "row_group":
+            assert self.group_size is not None
+            return fake_quantize_row_group(x, self.group_size)
+        return fake_quantize_tensor(x, min(self.kept_axes, x.dim() - 1) if self.training else 0)
+
+
+class FakeQuantLayer(nn.Module):
+    """What all fake-quantized layers have beside their own parameters; see `insertion.prepare`."""
+
+    weight_quantizer: WeightQuantizer
+    input_quantizer: InputQuantizer | None
+    layer_scheme: LayerScheme
+    float_class: type[nn.Module]
+
+
+class FakeQuantLinear(FakeQuantLayer, nn.Linear):
+    """`nn.Linear` with fake-quantized input and weight; the bias stays float."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.input_quantizer is not None:
+            input = self.input_quantizer(input)
+        return F.linear(input, self.weight_quantizer(self.weight), self.bias)
+
+
+class FakeQuantConv1d(FakeQuantLayer, nn.Conv1d):
+    """`nn.Conv1d` with a fake-quantized weight."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight_quantizer(self.weight), self.bias)
+
+
+class FakeQuantEmbedding(FakeQuantLayer, nn.Embedding):
+    """`nn.Embedding` whose rows are fake-quantized."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.weight_quantizer.rows(self.weight, input)
+
+
+class FakeQuantPositionalEmbedding(FakeQuantLayer, nn.Embedding):
+    """transformers' `WhisperPositionalEmbedding`, an embedding that is called with the tokens and an offset."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, past_key_values_length: int = 0, position_ids: Tensor | None = None
+    ) -> Tensor:
+        weight = self.weight_quantizer(self.weight)
+        if position_ids is None:
+            return weight[past_key_values_length : past_key_values_length + input_ids.shape[1]]
+        return weight[position_ids]
