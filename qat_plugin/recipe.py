@@ -1,0 +1,197 @@
+"""The recipe: everything that decides a result, as dataclasses that `HfArgumentParser` reads from one flat JSON file.
+
+The defaults are the values that the shipped recipes share. Checking and loading live in `qat_plugin.recipe_loading`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+from transformers import Seq2SeqTrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """The Whisper to start from."""
+
+    model_name_or_path: str = field(metadata={"help": "Hub id or local folder of the float Whisper to fine-tune."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
+    language: str = field(
+        default="french", metadata={"help": "Spoken language, as Whisper names it ('french' or 'fr'). Never guessed."}
+    )
+    task: Literal["transcribe", "translate"] = field(
+        default="transcribe", metadata={"help": "'transcribe' keeps the language, 'translate' writes English."}
+    )
+    freeze_encoder: bool = field(default=False, metadata={"help": "Train the decoder only."})
+
+
+@dataclass
+class DataArguments:
+    """The speech to train on."""
+
+    train_corpora: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of corpora in recipes/corpora, or paths of corpus definition files."},
+    )
+    train_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Manifests of your own (.json, .jsonl, .csv) or folders of audio with a metadata file."},
+    )
+    validation_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Corpora or manifests that `eval_strategy` measures while training. Never the test corpora."},
+    )
+    corpus_manifests: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Where a private corpus lies: NAME=PATH, as in zaion5=/data/zaion5.jsonl."},
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read Hub corpora while training instead of downloading."})
+    max_train_samples: Optional[int] = field(
+        default=None, metadata={"help": "Use at most so many training samples, drawn with `sample_seed`."}
+    )
+    sample_seed: int = field(default=42, metadata={"help": "Seed of the draw that `max_train_samples` makes."})
+    min_duration_in_seconds: float = field(default=0.2, metadata={"help": "Drop shorter clips, and count them."})
+    max_duration_in_seconds: float = field(
+        default=30.0, metadata={"help": "Drop longer training clips, and count them. Whisper's window is 30 s."}
+    )
+    max_label_length: Optional[int] = field(
+        default=None,
+        metadata={"help": "Drop transcripts of more tokens. Default: the model's own limit (448 for Whisper)."},
+    )
+    max_bad_row_share: float = field(
+        default=0.01, metadata={"help": "Stop when a larger share of a corpus' rows cannot be read (0 to 1)."}
+    )
+    join_to_seconds: float = field(
+        default=0.0,
+        metadata={"help": "Join neighbouring clips of one speaker into training samples of up to so many seconds; "
+                          "0 leaves every clip alone. Short corpora train about as fast as their speech lasts."},
+    )
+    preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode and filter audio."})
+
+
+@dataclass
+class QuantizationArguments:
+    """The format that ships, and how its fake quantization is trained."""
+
+    target: Literal["int8", "int4"] = field(
+        default="int8", metadata={"help": "Arithmetic that ONNX Runtime will execute; see docs of fake_quant/schemes.py."}
+    )
+    group_size: int = field(
+        default=64, metadata={"help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256."}
+    )
+    skip_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Globs of module names that stay float, as in 'model.decoder.layers.0.*'. Listed in the card."},
+    )
+    weight_observer: Literal["mse", "minmax"] = field(
+        default="mse",
+        metadata={"help": "First scales: 'mse' searches the clipping with the least squared error, 'minmax' clips nothing. "
+                          "The ptq arm uses the same."},
+    )
+    calibration_samples: int = field(
+        default=32,
+        metadata={"help": "Training clips whose activations weight the search of 'mse'; 0 weights every input alike."},
+    )
+    learned_scales: bool = field(
+        default=True, metadata={"help": "Train the weight scales (LSQ); false keeps the first ones (straight-through)."}
+    )
+    scale_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Relative change of a scale per optimizer step, at the schedule's peak."}
+    )
+    fake_quantize_activations: bool = field(
+        default=True, metadata={"help": "Simulate in training what the operator does to its input."}
+    )
+    fake_quant_start_step: int = field(default=0, metadata={"help": "Optimizer step at which fake quantization starts."})
+    freeze_scales_step: Optional[int] = field(
+        default=None, metadata={"help": "Optimizer step from which scales stand still. Default: never."}
+    )
+
+
+@dataclass
+class DistillationArguments:
+    """What the float model teaches. All weights at 0: ordinary fine-tuning on the transcripts."""
+
+    teacher_model_name_or_path: Optional[str] = field(
+        default=None, metadata={"help": "Float teacher. Default: the model that the training started from."}
+    )
+    distillation_temperature: float = field(default=1.0, metadata={"help": "Softens both distributions of the KL term."})
+    ce_weight: float = field(default=1.0, metadata={"help": "Weight of the cross entropy with the labels."})
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of KL(teacher || student) of the logits."})
+    encoder_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the relative squared error of the encoder's last hidden states."}
+    )
+    decoder_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the relative squared error of the decoder's last hidden states."}
+    )
+    pseudo_labels: bool = field(
+        default=False,
+        metadata={"help": "Train on the teacher's own greedy transcripts; the corpora need none then."},
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """What is measured, and on which speech."""
+
+    corpora: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Test corpora by name, as in --corpora community-v2 mtedx, or paths of definition files."},
+    )
+    test_data: list[str] = field(default_factory=list, metadata={"help": "Test manifests of your own."})
+    arms: list[str] = field(
+        default_factory=lambda: ["fp", "ptq", "qat"],
+        metadata={"help": "Systems to compare: fp (float), ptq (the target without training), qat."},
+    )
+    max_eval_samples: Optional[int] = field(
+        default=None, metadata={"help": "Use at most so many clips of each test corpus, drawn with `sample_seed`."}
+    )
+    min_eval_words: int = field(
+        default=1, metadata={"help": "Use only test clips whose reference has so many words or more."}
+    )
+    normalizer: Literal["basic", "none"] = field(
+        default="basic", metadata={"help": "Applied to references and hypotheses alike: Whisper's BasicTextNormalizer."}
+    )
+    eval_num_beams: int = field(default=1, metadata={"help": "Beams of every arm; 1 is greedy."})
+    eval_batch_size: int = field(
+        default=1, metadata={"help": "Clips decoded together. int8 activations are quantized per batch: 1 is the finest."}
+    )
+    bootstrap_resamples: int = field(default=2000, metadata={"help": "Resamples of the 95 % intervals."})
+    parity_samples: int = field(
+        default=8, metadata={"help": "Clips on which the export compares greedy tokens with the trained model."}
+    )
+    num_threads: Optional[int] = field(default=None, metadata={"help": "Threads of ONNX Runtime. Default: all cores."})
+
+
+@dataclass
+class PublishingArguments:
+    """The model's page on the Hub."""
+
+    model_license: str = field(default="mit", metadata={"help": "License of the weights, as the Hub spells it."})
+    model_title: Optional[str] = field(default=None, metadata={"help": "Heading of the card. Default: from the recipe."})
+    private: bool = field(default=False, metadata={"help": "Create the repo as private."})
+
+
+@dataclass
+class QATTrainingArguments(Seq2SeqTrainingArguments):
+    """transformers' `Seq2SeqTrainingArguments` with defaults that a Whisper needs."""
+
+    output_dir: Optional[str] = field(
+        default=None, metadata={"help": "Folder of the whole run: train/, onnx/, evaluation/, card/."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Whisper's collator needs every column."})
+    label_names: Optional[list[str]] = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate transcripts, not next tokens."})
+
+
+@dataclass
+class Recipe:
+    """One run, resolved: the groups of fields in the order of the work."""
+
+    model: ModelArguments
+    data: DataArguments
+    quantization: QuantizationArguments
+    distillation: DistillationArguments
+    evaluation: EvaluationArguments
+    publishing: PublishingArguments
+    training: QATTrainingArguments

@@ -1,0 +1,184 @@
+"""QATCallback: quantization-aware training for any `Seq2SeqTrainer`.
+
+The schedule is calibrate → fake quantization on at a step → scales frozen at a step. Each decision compares with
+`global_step`, so a resumed run is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    WhisperForConditionalGeneration,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from qat_plugin.errors import ModelError, QuantizationError
+from qat_plugin.fake_quant import (
+    QuantizerConfig,
+    calibrate,
+    fold,
+    freeze_scales,
+    load_quantizer_state,
+    save_quantizer_state,
+    set_fake_quant,
+)
+from qat_plugin.fake_quant.insertion import set_scale_learning_multiplier
+from qat_plugin.fake_quant.observers import WeightObserver
+from qat_plugin.training.distillation import LossWeights, TrainingLoss
+
+
+class QATCallback(TrainerCallback):  # type: ignore[misc]
+    """Fake quantization, its schedule and its loss inside an unmodified `Seq2SeqTrainer`.
+
+    ::
+
+        trainer = Seq2SeqTrainer(model=model, ..., callbacks=[QATCallback("int4")])
+
+    It prepares the model when the trainer is made (before the optimizer), saves the quantizers into each checkpoint and
+    restores them when training resumes. After training, `finish(model, folder)` writes the checkpoint to export.
+
+    Args:
+        quantizer: a target ("int8", "int4") or a `QuantizerConfig`.
+        weight_observer: how first scales are found, "mse" or "minmax".
+        calibration_batches: batches (as the collator makes them) whose activations weight the search of "mse".
+        scale_learning_rate: relative change of a scale per optimizer step at the schedule's peak.
+        activations: simulate what the operator does to its input.
+        fake_quant_start_step: optimizer step at which fake quantization starts.
+        freeze_scales_step: optimizer step from which scales stand still; None: never.
+        loss_weights: terms of the loss; with weights for a teacher, `teacher` or else a copy of the float model teaches.
+        teacher: float model; None: a copy of the model as it is when the trainer is made.
+
+    Raises `ModelError` when the model is not a Whisper and `QuantizationError` when it cannot be quantized as asked.
+    """
+
+    def __init__(
+        self,
+        quantizer: str | QuantizerConfig = "int8",
+        *,
+        weight_observer: WeightObserver = "mse",
+        calibration_batches: Iterable[dict[str, Any]] | None = None,
+        scale_learning_rate: float = 1e-3,
+        activations: bool = True,
+        fake_quant_start_step: int = 0,
+        freeze_scales_step: int | None = None,
+        loss_weights: LossWeights | None = None,
+        teacher: WhisperForConditionalGeneration | None = None,
+    ) -> None:
+        self.quantizer = QuantizerConfig(quantizer, 64) if isinstance(quantizer, str) else quantizer
+        self.weight_observer: WeightObserver = weight_observer
+        self.calibration_batches = calibration_batches
+        self.scale_learning_rate = scale_learning_rate
+        self.activations = activations
+        self.fake_quant_start_step = fake_quant_start_step
+        self.freeze_scales_step = freeze_scales_step
+        self.loss_weights = loss_weights or LossWeights()
+        self.teacher = teacher
+        self.restored = False
+        self._loss: TrainingLoss | None = None
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Prepare the model: learned scales must exist before the optimizer is made."""
+        self.prepare(model)
+
+    def prepare(self, model: Any) -> None:
+        """Put fake quantization and the loss into `model`, in place."""
+        if not isinstance(model, WhisperForConditionalGeneration):
+            raise ModelError(f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}")
+        teacher = self.teacher
+        if teacher is None and self.loss_weights.needs_teacher:
+            teacher = copy.deepcopy(model)
+        self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
+        self._loss = TrainingLoss(model, self.loss_weights, teacher)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Calibrate a new run; restore the quantizers of a resumed one."""
+        if args.learning_rate <= 0:
+            raise QuantizationError(f"learning_rate is {args.learning_rate}: quantization-aware training needs one above 0")
+        set_scale_learning_multiplier(model, self.scale_learning_rate / args.learning_rate)
+        if state.global_step > 0:
+            if not self.restored:
+                self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        else:
+            self.calibrate(model, args.device)
+        self._schedule(model, state.global_step)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Follow the schedule."""
+        self._schedule(model, state.global_step)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Put the quantizers beside the weights."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            save_quantizer_state(model, self.quantizer, folder)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Where the Trainer went back to its best checkpoint, so do the quantizers."""
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.restore(model, Path(state.best_model_checkpoint))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add the terms of the loss to the log."""
+        if self._loss is not None and logs is not None and "loss" in logs:
+            means = {name: round(value, 6) for name, value in self._loss.pop_means().items()}
+            logs.update(means)
+            state.log_history[-1].update(means)
+
+    def calibrate(self, model: WhisperForConditionalGeneration, device: torch.device) -> None:
+        """Search the first scales again with the activations of `calibration_batches`; without any, do nothing."""
+        if self.calibration_batches is None or self.weight_observer != "mse":
+            return
+        batches = self.calibration_batches
+
+        def run() -> None:
+            for batch in batches:
+                model(**{name: value.to(device) for name, value in batch.items()})
+
+        # In evaluation mode, so that SpecAugment and dropout change nothing.
+        was_training = model.training
+        model.eval()
+        calibrate(model, run, self.weight_observer)
+        model.train(was_training)
+
+    def restore(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
+        """Load the quantizers of a checkpoint. Raises `QuantizationError` when it has none or others."""
+        load_quantizer_state(model, checkpoint, training=True)
+        self.restored = True
+
+    def finish(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
+        """Fold the weights and write the checkpoint that `export` reads: vanilla files, quantizers beside them."""
+        set_fake_quant(model, True)
+        fold(model)
+        model.save_pretrained(folder)
+        save_quantizer_state(model, self.quantizer, folder)
+
+    def _schedule(self, model: WhisperForConditionalGeneration, step: int) -> None:
+        set_fake_quant(model, step >= self.fake_quant_start_step)
+        if self.freeze_scales_step is not None and step >= self.freeze_scales_step:
+            freeze_scales(model)

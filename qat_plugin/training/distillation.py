@@ -1,0 +1,127 @@
+"""The training loss: cross entropy with the labels and what a float teacher adds to it.
+
+Installed as a forward hook, so that any Trainer that calls `model(**batch)` and takes `output.loss` trains on it. The hook
+also mends a trap: Whisper's forward accepts `num_items_in_batch` and ignores it, so that under gradient accumulation the
+losses of micro-batches were summed instead of averaged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss; see `DistillationArguments` in the recipe."""
+
+    ce: float = 1.0
+    kl: float = 0.0
+    encoder: float = 0.0
+    decoder: float = 0.0
+    temperature: float = 1.0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares with a teacher."""
+        return max(self.kl, self.encoder, self.decoder) > 0
+
+
+def relative_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """`|student - teacher|² / |teacher|²` over all elements; 0 is equal, 1 is as bad as predicting nothing."""
+    difference = (student.float() - teacher.float()).square().sum()
+    return difference / teacher.float().square().sum().clamp(min=1e-12)
+
+
+def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Mean over tokens of `KL(teacher || student)` times `temperature ** 2` (Hinton et al., 2015, arXiv:1503.02531).
+
+    Both `(tokens, vocabulary)`. In nats.
+    """
+    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+class TrainingLoss:
+    """Computes the loss of a training forward pass of `model`, with `teacher` where `weights` need one."""
+
+    def __init__(
+        self, model: WhisperForConditionalGeneration, weights: LossWeights, teacher: WhisperForConditionalGeneration | None
+    ) -> None:
+        self.weights = weights
+        # Not a submodule of anything: a teacher must not be trained, saved, or moved to checkpoints.
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self._decoder_states: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._handles: list[RemovableHandle] = [
+            model.model.decoder.register_forward_hook(self._keep_decoder_states),
+            model.register_forward_hook(self._replace_loss, with_kwargs=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks out of the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def pop_means(self) -> dict[str, float]:
+        """Mean of each term since the last call, unweighted, for the log."""
+        means = {f"loss_{name}": float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def _keep_decoder_states(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._decoder_states = output[0]
+
+    def _replace_loss(self, model: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        labels = kwargs.get("labels")
+        if labels is None or not model.training:
+            self._decoder_states = None
+            return output
+        terms = self._terms(model, kwargs, output)
+        self._decoder_states = None
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach()
+        self._count += 1
+        factors = {"ce": self.weights.ce, "kl": self.weights.kl, "encoder": self.weights.encoder, "decoder": self.weights.decoder}
+        loss = sum((factors[name] * term for name, term in terms.items()), start=torch.zeros((), device=labels.device))
+        total = kwargs.get("num_items_in_batch")
+        if total is not None:
+            # The Trainer sums micro-batches and processes: each counts by its share of the step's label tokens.
+            loss = loss * (labels.ne(-100).sum() / total)
+        output["loss"] = loss
+        return output
+
+    def _terms(self, model: Any, kwargs: dict[str, Any], output: Any) -> dict[str, Tensor]:
+        weights, labels = self.weights, kwargs["labels"]
+        terms: dict[str, Tensor] = {}
+        if weights.ce > 0:
+            terms["ce"] = output.loss
+        if not weights.needs_teacher:
+            return terms
+        assert self.teacher is not None and self._decoder_states is not None
+        if self.teacher.device != labels.device:
+            self.teacher.to(labels.device)
+        decoder_input_ids = kwargs.get("decoder_input_ids")
+        if decoder_input_ids is None:
+            decoder_input_ids = shift_tokens_right(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+        kept = labels.ne(-100)
+        with torch.no_grad():
+            taught = self.teacher.model(kwargs["input_features"], decoder_input_ids=decoder_input_ids, use_cache=False)
+            teacher_states = taught.last_hidden_state[kept]
+            teacher_logits = self.teacher.proj_out(teacher_states) if weights.kl > 0 else None
+        if teacher_logits is not None:
+            terms["kl"] = kl_divergence(output.logits[kept], teacher_logits, weights.temperature)
+        if weights.encoder > 0:
+            terms["encoder"] = relative_squared_error(output.encoder_last_hidden_state, taught.encoder_last_hidden_state)
+        if weights.decoder > 0:
+            terms["decoder"] = relative_squared_error(self._decoder_states[kept], teacher_states)
+        return terms

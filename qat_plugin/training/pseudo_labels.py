@@ -1,0 +1,96 @@
+"""The teacher's own greedy transcripts as labels: distillation then needs no text, and stays in the teacher's words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from qat_plugin.errors import DataError
+
+
+class RelabelledDataset(Dataset[dict[str, Any]]):
+    """`dataset` with other labels; clips whose label is None are left out."""
+
+    def __init__(self, dataset: Any, labels: list[list[int] | None]) -> None:
+        self.dataset = dataset
+        self.labels = labels
+        self.indices = [i for i, label in enumerate(labels) if label is not None]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        i = self.indices[index]
+        return {"input_features": self.dataset[i]["input_features"], "labels": self.labels[i]}
+
+
+def pseudo_labels(
+    teacher: WhisperForConditionalGeneration,
+    dataset: Any,
+    processor: WhisperProcessor,
+    cache: Path,
+    *,
+    inputs: dict[str, Any],
+    language: str,
+    task: str,
+    max_label_length: int,
+    batch_size: int = 8,
+) -> RelabelledDataset:
+    """Transcribe `dataset` greedily with `teacher` and return it with those transcripts as labels.
+
+    Clips in which the teacher hears nothing, or whose transcript runs into the length limit (it loops), are left out.
+    Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there. `inputs` is what
+    decides them (model, corpora, ...): a cache made from others is begun anew.
+
+    Raises `DataError` when no clip is left.
+    """
+    done = _read_cache(cache, inputs)
+    tokenizer = processor.tokenizer
+    prefix = tokenizer.prefix_tokens
+    if not done:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"inputs": inputs}, sort_keys=True) + "\n", encoding="utf8")
+    # A gap in the batch size of an interrupted run changes nothing: transcripts are made clip by clip, in order.
+    with cache.open("a", encoding="utf8") as file:
+        starts = range(len(done), len(dataset), batch_size)
+        for start in tqdm(starts, desc="teacher's transcripts", unit="batch", disable=not starts):
+            rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows])
+            with torch.no_grad():
+                generated = teacher.generate(features, language=language, task=task, num_beams=1, do_sample=False)
+            for tokens in generated.tolist():
+                text = [token for token in tokens if token < tokenizer.eos_token_id]
+                done.append(text)
+                file.write(json.dumps({"tokens": text, "text": tokenizer.decode(text)}, ensure_ascii=False) + "\n")
+            file.flush()
+    # The collator takes the start token off again; kept here so that labels look like the tokenizer's own.
+    labels: list[list[int] | None] = [
+        [*prefix, *text, tokenizer.eos_token_id] if text and len(prefix) + len(text) + 1 <= max_label_length else None
+        for text in done
+    ]
+    relabelled = RelabelledDataset(dataset, labels)
+    if len(relabelled) == 0:
+        raise DataError(
+            f"the teacher wrote no usable transcript for any of the {len(labels)} training samples: check `language`, "
+            "`task` and the audio"
+        )
+    return relabelled
+
+
+def _read_cache(cache: Path, inputs: dict[str, Any]) -> list[list[int]]:
+    if not cache.is_file():
+        return []
+    lines = cache.read_text(encoding="utf8").split("\n")
+    # The last piece is empty, or half a line that an interrupted run left.
+    header, rows, torn = lines[0], lines[1:-1], lines[-1]
+    if len(lines) == 1 or json.loads(header) != json.loads(json.dumps({"inputs": inputs}, sort_keys=True)):
+        return []
+    if torn:
+        cache.write_text("\n".join([header, *rows]) + "\n", encoding="utf8")
+    return [json.loads(row)["tokens"] for row in rows]

@@ -1,0 +1,191 @@
+"""A recipe's training, from corpora to the folded checkpoint; and the ptq arm beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.trainer_utils import get_last_checkpoint
+
+from qat_plugin.data.collator import SpeechSeq2SeqCollator
+from qat_plugin.data.corpora import find_corpus
+from qat_plugin.data.features import training_dataset
+from qat_plugin.data.loading import Corpus, load_corpus
+from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
+from qat_plugin.evaluation.normalizer import get_normalizer
+from qat_plugin.fake_quant import QuantizerConfig
+from qat_plugin.models import load_processor, load_whisper
+from qat_plugin.recipe import Recipe
+from qat_plugin.training.callback import QATCallback
+from qat_plugin.training.distillation import LossWeights
+from qat_plugin.training.pseudo_labels import pseudo_labels
+from qat_plugin.training.ptq import quantize_without_training
+from qat_plugin.training.trainer import QATTrainer
+
+
+def quantizer_config(recipe: Recipe) -> QuantizerConfig:
+    """The recipe's quantization as `prepare` takes it."""
+    q = recipe.quantization
+    return QuantizerConfig(q.target, q.group_size, tuple(q.skip_modules), q.learned_scales)
+
+
+def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
+    """The float model and its processor, with language and task set in both."""
+    model_args = recipe.model
+    model = load_whisper(model_args.model_name_or_path, model_args.model_revision)
+    processor = load_processor(model_args.model_name_or_path, model_args.model_revision)
+    processor.tokenizer.set_prefix_tokens(language=model_args.language, task=model_args.task, predict_timestamps=False)
+    # Generation asks for them by keyword; a list of forced ids beside that is refused by transformers.
+    model.generation_config.forced_decoder_ids = None
+    model.config.forced_decoder_ids = None
+    if getattr(model.generation_config, "is_multilingual", True):
+        model.generation_config.language = model_args.language
+        model.generation_config.task = model_args.task
+    if model_args.freeze_encoder:
+        model.freeze_encoder()
+    return model, processor
+
+
+def load_corpora(recipe: Recipe, names: list[str], *, for_training: bool) -> list[Corpus]:
+    """Corpora by name or path, in the order given."""
+    data, evaluation = recipe.data, recipe.evaluation
+    return [
+        load_corpus(
+            find_corpus(name, data.corpus_manifests),
+            streaming=data.streaming and for_training,
+            max_samples=data.max_train_samples if for_training else evaluation.max_eval_samples,
+            seed=data.sample_seed,
+            max_bad_row_share=data.max_bad_row_share,
+        )
+        for name in names
+    ]
+
+
+def _dataset(recipe: Recipe, names: list[str], model: Any, processor: WhisperProcessor, *, without_text: bool) -> Any:
+    limit = recipe.data.max_label_length or model.config.max_target_positions
+    return training_dataset(
+        load_corpora(recipe, names, for_training=True),
+        processor,
+        recipe.data,
+        language=recipe.model.language,
+        task=recipe.model.task,
+        max_label_length=limit,
+        allow_missing_text=without_text,
+    )
+
+
+def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCollator) -> list[dict[str, Any]]:
+    wanted = recipe.quantization.calibration_samples
+    rows = list(itertools.islice(_rows(dataset), wanted))
+    size = recipe.training.per_device_train_batch_size
+    return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    if hasattr(dataset, "__len__"):
+        return (dataset[i] for i in range(len(dataset)))
+    return iter(dataset)
+
+
+def _training_data(
+    recipe: Recipe, model: WhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path
+) -> tuple[Any, SpeechSeq2SeqCollator]:
+    names = [*recipe.data.train_corpora, *recipe.data.train_data]
+    distillation = recipe.distillation
+    dataset = _dataset(recipe, names, model, processor, without_text=distillation.pseudo_labels)
+    collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
+    if distillation.pseudo_labels:
+        teacher = _teacher(recipe) or model
+        was_training = teacher.training
+        dataset = pseudo_labels(
+            teacher.eval(),
+            dataset,
+            processor,
+            folder / "pseudo_labels.jsonl",
+            inputs={
+                "teacher": distillation.teacher_model_name_or_path or recipe.model.model_name_or_path,
+                "language": recipe.model.language,
+                "task": recipe.model.task,
+                "samples": len(dataset),
+                **dataclasses.asdict(recipe.data),
+            },
+            language=recipe.model.language,
+            task=recipe.model.task,
+            max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
+        )
+        teacher.train(was_training)
+    return dataset, collator
+
+
+def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
+    name = recipe.distillation.teacher_model_name_or_path
+    return None if name is None else load_whisper(name)
+
+
+def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
+    """The recipe's trainer, writing checkpoints to `folder`."""
+    model, processor = load_model(recipe)
+    args = recipe.training
+    args.output_dir = str(folder)
+    with args.main_process_first(desc="training data"):
+        dataset, collator = _training_data(recipe, model, processor, folder)
+    validation = None
+    if recipe.data.validation_data:
+        validation = _dataset(recipe, recipe.data.validation_data, model, processor, without_text=False)
+    q, d = recipe.quantization, recipe.distillation
+    qat = QATCallback(
+        quantizer_config(recipe),
+        weight_observer=q.weight_observer,
+        calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
+        scale_learning_rate=q.scale_learning_rate,
+        activations=q.fake_quantize_activations,
+        fake_quant_start_step=q.fake_quant_start_step,
+        freeze_scales_step=q.freeze_scales_step,
+        loss_weights=LossWeights(d.ce_weight, d.kl_weight, d.encoder_weight, d.decoder_weight, d.distillation_temperature),
+        teacher=_teacher(recipe),
+    )
+    return QATTrainer(
+        model=model,
+        args=args,
+        qat=qat,
+        train_dataset=dataset,
+        eval_dataset=validation,
+        data_collator=collator,
+        processing_class=processor,
+        compute_metrics=compute_metrics_fn(processor.tokenizer, get_normalizer(recipe.evaluation.normalizer)),
+    )
+
+
+def run_training(recipe: Recipe, folder: Path) -> None:
+    """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
+    trainer = make_trainer(recipe, folder)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        trainer.qat.finish(trainer.accelerator.unwrap_model(trainer.model), folder)
+        trainer.processing_class.save_pretrained(folder)
+
+
+def save_float_arm(recipe: Recipe, folder: Path) -> None:
+    """The float model as the other arms are saved."""
+    model, processor = load_model(recipe)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def run_ptq(recipe: Recipe, folder: Path, training_folder: Path) -> None:
+    """Write the ptq arm: the model as training finds it before its first step, from the same calibration."""
+    model, processor = load_model(recipe)
+    dataset, collator = _training_data(recipe, model, processor, training_folder)
+    quantize_without_training(
+        model,
+        quantizer_config(recipe),
+        folder,
+        weight_observer=recipe.quantization.weight_observer,
+        calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
+    )
+    processor.save_pretrained(folder)

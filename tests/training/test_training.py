@@ -1,0 +1,199 @@
+"""Training with fake quantization: what is saved, resumed, scheduled and learned."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
+
+from qat_plugin.errors import ModelError, QuantizationError
+from qat_plugin.fake_quant import QuantizerConfig, fake_quant_layers, read_checkpoint
+from qat_plugin.models import load_fake_quant, load_whisper
+from qat_plugin.training import LossWeights, QATCallback, QATTrainer
+
+DISTILLATION = LossWeights(ce=0.5, kl=1.0, encoder=1.0, decoder=1.0, temperature=2.0)
+
+
+def examples(count: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for i in range(count):
+        labels = torch.randint(0, 256, (6 + i % 5,), generator=generator)
+        rows.append({"input_features": torch.randn(80, 3000, generator=generator), "labels": labels})
+    return rows
+
+
+def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    labels = torch.nn.utils.rnn.pad_sequence([row["labels"] for row in rows], batch_first=True, padding_value=-100)
+    return {"input_features": torch.stack([row["input_features"] for row in rows]), "labels": labels}
+
+
+def arguments(folder: Path, **options: object) -> Seq2SeqTrainingArguments:
+    defaults: dict[str, object] = dict(
+        output_dir=str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-3, save_steps=2,
+        logging_steps=1, report_to="none", remove_unused_columns=False, seed=3, use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    return Seq2SeqTrainingArguments(**{**defaults, **options})
+
+
+def make_trainer(model_dir: Path, folder: Path, kind: type = QATTrainer, qat: QATCallback | None = None, **options: object):
+    model = load_whisper(model_dir)
+    qat = qat or QATCallback("int4", calibration_batches=[collate(examples(2, 9))], loss_weights=DISTILLATION)
+    shared = dict(model=model, args=arguments(folder, **options), train_dataset=examples(8), data_collator=collate)
+    return kind(qat=qat, **shared) if kind is QATTrainer else kind(callbacks=[qat], **shared)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "quantizer.safetensors")}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+def test_checkpoints_load_in_plain_transformers_without_missing_or_unexpected_keys(tiny_whisper_dir, tmp_path):
+    make_trainer(tiny_whisper_dir, tmp_path).train()
+    _, info = WhisperForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-2", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    vanilla = load_file(tiny_whisper_dir / "model.safetensors")
+    assert load_file(tmp_path / "checkpoint-2" / "model.safetensors").keys() == vanilla.keys()
+
+
+def test_training_changes_weights_scales_and_integers_and_lowers_the_loss(tiny_whisper_dir, tmp_path):
+    trainer = make_trainer(tiny_whisper_dir, tmp_path, max_steps=12, save_steps=12)
+    trainer.train()
+    state = load_file(tmp_path / "checkpoint-12" / "quantizer.safetensors")
+    moved = [name for name in state if name.endswith(".scale_offset") and state[name].abs().max() > 0]
+    assert len(moved) == sum(name.endswith(".scale_offset") for name in state)
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert log[-1]["loss_ce"] < 0.9 * log[0]["loss_ce"]
+    assert {"loss_ce", "loss_kl", "loss_encoder", "loss_decoder"} <= log[0].keys()
+
+
+@pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tiny_whisper_dir, tmp_path, kind):
+    qat = dict(loss_weights=DISTILLATION, fake_quant_start_step=1, freeze_scales_step=2)
+    batches = [collate(examples(2, 9))]
+    make_trainer(tiny_whisper_dir, tmp_path, kind, QATCallback("int4", calibration_batches=batches, **qat)).train()
+    whole = tensors(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4").rename(tmp_path / "whole")
+    resumed = make_trainer(tiny_whisper_dir, tmp_path, kind, QATCallback("int4", calibration_batches=batches, **qat))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_equal(whole, tensors(tmp_path / "checkpoint-4"))
+
+
+def test_callback_in_an_unmodified_trainer_does_what_qat_trainer_does(tiny_whisper_dir, tmp_path):
+    make_trainer(tiny_whisper_dir, tmp_path / "ours").train()
+    make_trainer(tiny_whisper_dir, tmp_path / "theirs", Seq2SeqTrainer).train()
+    assert_equal(tensors(tmp_path / "ours" / "checkpoint-4"), tensors(tmp_path / "theirs" / "checkpoint-4"))
+
+
+@pytest.mark.parametrize("weights", [LossWeights(), DISTILLATION])
+def test_gradient_accumulation_equals_one_large_batch(tiny_whisper_dir, tmp_path, weights):
+    gradients = []
+    for size, steps in ((4, 1), (1, 4)):
+        model = load_whisper(tiny_whisper_dir)
+        # Four clips with as many label tokens each: then the mean over tokens is the mean over micro-batches, too.
+        rows = [{**row, "labels": row["labels"][:6]} for row in examples(4)]
+        trainer = QATTrainer(
+            model=model, train_dataset=rows, data_collator=collate,
+            args=arguments(tmp_path, max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+                           max_grad_norm=1e9, save_strategy="no"),
+            qat=QATCallback("int4", loss_weights=LossWeights(weights.ce, weights.kl, 0.0, 0.0)),
+        )  # fmt: skip
+        trainer.train()
+        gradients.append([e["grad_norm"] for e in trainer.state.log_history if "grad_norm" in e][0])
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-3)
+
+
+def test_schedule_starts_and_freezes_at_its_steps(tiny_whisper_dir, tmp_path):
+    seen = []
+
+    class Spy(QATCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            super().on_step_begin(args, state, control, model=model, **kwargs)
+            layer = dict(fake_quant_layers(model))["model.encoder.layers.0.fc1"]
+            seen.append((layer.weight_quantizer.enabled, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone()))
+
+    qat = Spy("int4", fake_quant_start_step=1, freeze_scales_step=3)
+    make_trainer(tiny_whisper_dir, tmp_path, qat=qat, max_steps=5).train()
+    assert [s[0] for s in seen] == [False, True, True, True, True]
+    assert [s[1] for s in seen] == [False, False, False, True, True]
+    assert not torch.equal(seen[1][2], seen[2][2])
+    assert torch.equal(seen[3][2], seen[4][2])
+
+
+def test_finished_checkpoint_is_folded_and_gives_the_trained_integers(tiny_whisper_dir, tmp_path):
+    trainer = make_trainer(tiny_whisper_dir, tmp_path)
+    trainer.train()
+    trained = {}
+    with torch.no_grad():
+        for name, layer in fake_quant_layers(trainer.model):
+            quantizer = layer.weight_quantizer
+            trained[name] = (layer.weight.flatten(1) / quantizer.scale.repeat_interleave(
+                layer.weight[0].numel() // quantizer.scale.shape[1], 1)).round()  # fmt: skip
+    batch = collate(examples(2, 5))
+    trainer.model.eval()
+    with torch.no_grad():
+        before = trainer.model(**batch).logits
+    trainer.qat.finish(trainer.model, tmp_path / "final")
+    checkpoint = read_checkpoint(tmp_path / "final")
+    assert set(checkpoint.quantized) == set(trained) - {"proj_out"}
+    for name, weight in checkpoint.quantized.items():
+        point = 0 if weight.zero_point is None else np.repeat(weight.zero_point.astype(int), weight.integers.shape[1] // weight.scale.shape[1], 1)
+        low, high = weight.scheme.weight.qmin - point, weight.scheme.weight.qmax - point
+        assert np.array_equal(weight.integers.astype(int) - point, np.clip(trained[name].numpy(), low, high))
+    with torch.no_grad():
+        assert torch.equal(load_fake_quant(tmp_path / "final")(**batch).logits, before)
+        vanilla = WhisperForConditionalGeneration.from_pretrained(tmp_path / "final").eval()
+        weight_only = load_fake_quant(tmp_path / "final", activations=False)
+        assert torch.equal(vanilla(**batch).logits, weight_only(**batch).logits)
+
+
+def test_best_checkpoint_brings_its_quantizers_back(tiny_whisper_dir, tmp_path):
+    model = load_whisper(tiny_whisper_dir)
+    trainer = QATTrainer(
+        model=model, train_dataset=examples(8), eval_dataset=examples(2, 7), data_collator=collate,
+        args=arguments(tmp_path, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True,
+                       metric_for_best_model="loss", greater_is_better=True),
+        qat=QATCallback("int4"),
+    )  # fmt: skip
+    trainer.train()
+    # The "best" loss is the largest here, so that the Trainer has to go back to the earlier checkpoint.
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    best = load_file(tmp_path / "checkpoint-2" / "quantizer.safetensors")
+    layer = dict(fake_quant_layers(model))["model.decoder.layers.1.fc2"]
+    assert torch.equal(layer.weight_quantizer.scale, best["model.decoder.layers.1.fc2.scale"])
+
+
+def test_resuming_without_the_quantizers_is_a_clear_error(tiny_whisper_dir, tmp_path):
+    make_trainer(tiny_whisper_dir, tmp_path).train()
+    (tmp_path / "checkpoint-2" / "quantizer.json").unlink()
+    with pytest.raises(QuantizationError, match=r"checkpoint-2 has no quantizer.json.*earlier checkpoint"):
+        make_trainer(tiny_whisper_dir, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_resuming_with_another_group_size_names_the_layer(tiny_whisper_dir, tmp_path):
+    make_trainer(tiny_whisper_dir, tmp_path).train()
+    other = make_trainer(tiny_whisper_dir, tmp_path, qat=QATCallback(QuantizerConfig("int4", 32)))
+    with pytest.raises(QuantizationError, match=r"the scale of model\.\S+ has shape \(\d+, \d+\), the model needs"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_only_whisper_is_trained(tmp_path):
+    with pytest.raises(ModelError, match="has a Linear"):
+        QATCallback("int8").on_init_end(arguments(tmp_path), None, None, model=torch.nn.Linear(2, 2))
+
+
+def test_saved_quantizer_config_is_what_was_asked(tiny_whisper_dir, tmp_path):
+    config = QuantizerConfig("int4", 32, ("model.encoder.conv*",))
+    trainer = make_trainer(tiny_whisper_dir, tmp_path, qat=QATCallback(config))
+    trainer.save_model(str(tmp_path / "saved"))
+    content = json.loads((tmp_path / "saved" / "quantizer.json").read_text())
+    assert (content["target"], content["group_size"], content["skip_modules"]) == ("int4", 32, ["model.encoder.conv*"])
+    assert "model.encoder.conv1" not in content["layers"] and "model.encoder.layers.0.fc1" in content["layers"]
