@@ -103,9 +103,9 @@ class _FakeQuantizeWeight(torch.autograd.Function):
             rounded = ratio.round()
             clamped = rounded.clamp(_take(low, rows), _take(high, rows))
             inside = rounded.eq_(clamped)
-            part = torch.mul(grad[rows], inside, out=grad_weight[rows])
+            torch.mul(grad[rows], inside, out=grad_weight[rows])
             # d/d scale of scale * clamp(round(w / scale)): the integer, less w / scale where nothing was clamped.
-            grad_scale[rows] = torch.linalg.vecdot(grad[rows], clamped) - torch.linalg.vecdot(part, ratio)
+            grad_scale[rows] = torch.linalg.vecdot(grad[rows], clamped.sub_(ratio.mul_(inside)))
         return grad_weight.view_as(weight), grad_scale, None, None
 
 
