@@ -1,0 +1,52 @@
+"""From a graph to a file: model proto, external data, space on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, ValueInfoProto, helper
+
+from qat_plugin.errors import WorkspaceError
+from qat_plugin.export.graph import IR_VERSION, MICROSOFT, OPSET, Graph
+
+# A protobuf holds 2 GB at most; the margin is for everything that is not a weight.
+EXTERNAL_DATA_BYTES = 2_000_000_000
+
+
+def make_model(
+    name: str, graph: Graph, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
+) -> ModelProto:
+    """The model proto of a finished graph."""
+    proto = helper.make_graph(graph.nodes, name, list(inputs), list(outputs), list(graph.weights.tensors.values()))
+    return helper.make_model(
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+        ir_version=IR_VERSION,
+        producer_name="qat_plugin",
+        producer_version=version("qat_plugin"),
+    )
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of all initializers."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def save_model(model: ModelProto, path: Path, *, external_data_bytes: int = EXTERNAL_DATA_BYTES) -> None:
+    """Write `path`, and `path + "_data"` where the weights have `external_data_bytes` or more.
+
+    Raises `WorkspaceError` when the disk has no room for it.
+    """
+    needed = weight_bytes(model)
+    free = shutil.disk_usage(path.parent).free
+    if free < needed * 1.1:
+        raise WorkspaceError(
+            f"{path} needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free: make room and run the same "
+            "command again"
+        )
+    external = needed >= external_data_bytes
+    onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}_data" if external else None)
