@@ -64,8 +64,10 @@ class DataArguments:
     )
     join_to_seconds: float = field(
         default=0.0,
-        metadata={"help": "Join neighbouring clips of one speaker into training samples of up to so many seconds; "
-                          "0 leaves every clip alone. Short corpora train about as fast as their speech lasts."},
+        metadata={
+            "help": "Join neighbouring clips of one speaker into training samples of up to so many seconds; "
+            "0 leaves every clip alone. Short corpora train about as fast as their speech lasts."
+        },
     )
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode and filter audio."})
 
@@ -75,19 +77,25 @@ class QuantizationArguments:
     """The format that ships, and how its fake quantization is trained."""
 
     target: Literal["int8", "int4"] = field(
-        default="int8", metadata={"help": "Arithmetic that ONNX Runtime will execute; see docs of fake_quant/schemes.py."}
+        default="int8",
+        metadata={"help": "Arithmetic that ONNX Runtime will execute; see docs of fake_quant/schemes.py."},
     )
     group_size: int = field(
-        default=64, metadata={"help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256."}
+        default=64,
+        metadata={"help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256."},
     )
     skip_modules: list[str] = field(
         default_factory=list,
-        metadata={"help": "Globs of module names that stay float, as in 'model.decoder.layers.0.*'. Listed in the card."},
+        metadata={
+            "help": "Globs of module names that stay float, as in 'model.decoder.layers.0.*'. Listed in the card."
+        },
     )
     weight_observer: Literal["mse", "minmax"] = field(
         default="mse",
-        metadata={"help": "First scales: 'mse' searches the clipping with the least squared error, 'minmax' clips nothing. "
-                          "The ptq arm uses the same."},
+        metadata={
+            "help": "First scales: 'mse' searches the clipping with the least squared error, 'minmax' clips nothing. "
+            "The ptq arm uses the same."
+        },
     )
     calibration_samples: int = field(
         default=32,
@@ -97,12 +105,14 @@ class QuantizationArguments:
         default=True, metadata={"help": "Train the weight scales (LSQ); false keeps the first ones (straight-through)."}
     )
     scale_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Relative change of a scale per optimizer step, at the schedule's peak."}
+        default=5e-3, metadata={"help": "Relative change of a scale per optimizer step, at the schedule's peak."}
     )
     fake_quantize_activations: bool = field(
         default=True, metadata={"help": "Simulate in training what the operator does to its input."}
     )
-    fake_quant_start_step: int = field(default=0, metadata={"help": "Optimizer step at which fake quantization starts."})
+    fake_quant_start_step: int = field(
+        default=0, metadata={"help": "Optimizer step at which fake quantization starts."}
+    )
     freeze_scales_step: Optional[int] = field(
         default=None, metadata={"help": "Optimizer step from which scales stand still. Default: never."}
     )
@@ -110,12 +120,14 @@ class QuantizationArguments:
 
 @dataclass
 class DistillationArguments:
-    """What the float model teaches. All weights at 0: ordinary fine-tuning on the transcripts."""
+    """What the float model teaches. With `ce_weight` alone: ordinary fine-tuning on the transcripts."""
 
     teacher_model_name_or_path: Optional[str] = field(
         default=None, metadata={"help": "Float teacher. Default: the model that the training started from."}
     )
-    distillation_temperature: float = field(default=1.0, metadata={"help": "Softens both distributions of the KL term."})
+    distillation_temperature: float = field(
+        default=1.0, metadata={"help": "Softens both distributions of the KL term."}
+    )
     ce_weight: float = field(default=1.0, metadata={"help": "Weight of the cross entropy with the labels."})
     kl_weight: float = field(default=0.0, metadata={"help": "Weight of KL(teacher || student) of the logits."})
     encoder_weight: float = field(
@@ -154,7 +166,8 @@ class EvaluationArguments:
     )
     eval_num_beams: int = field(default=1, metadata={"help": "Beams of every arm; 1 is greedy."})
     eval_batch_size: int = field(
-        default=1, metadata={"help": "Clips decoded together. int8 activations are quantized per batch: 1 is the finest."}
+        default=1,
+        metadata={"help": "Clips decoded together. int8 activations are quantized per batch: 1 is the finest."},
     )
     bootstrap_resamples: int = field(default=2000, metadata={"help": "Resamples of the 95 % intervals."})
     parity_samples: int = field(
@@ -168,8 +181,13 @@ class PublishingArguments:
     """The model's page on the Hub."""
 
     model_license: str = field(default="mit", metadata={"help": "License of the weights, as the Hub spells it."})
-    model_title: Optional[str] = field(default=None, metadata={"help": "Heading of the card. Default: from the recipe."})
-    private: bool = field(default=False, metadata={"help": "Create the repo as private."})
+    model_title: Optional[str] = field(
+        default=None, metadata={"help": "Heading of the card. Default: from the recipe."}
+    )
+    base_model: Optional[str] = field(
+        default=None,
+        metadata={"help": "Hub id that the card names as base model, where model_name_or_path is a local folder."},
+    )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto, TensorProto, helper
 
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
-from qat_plugin.export.graph import Graph, Weights
+from qat_plugin.export.graph import MICROSOFT, Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
 
@@ -29,10 +29,11 @@ def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
         module = f"model.encoder.layers.{i}"
         attention = f"{module}.self_attn"
         h = layers.layer_norm(graph, f"{module}.self_attn_layer_norm", x)
-        q = layers.query(graph, attention, h, heads)
-        k = layers.split_heads(graph, layers.linear(graph, f"{attention}.k_proj", h), heads)
-        v = layers.split_heads(graph, layers.linear(graph, f"{attention}.v_proj", h), heads)
-        h = layers.linear(graph, f"{attention}.out_proj", layers.attend(graph, attention, q, k, v))
+        inputs = [layers.linear(graph, f"{attention}.{name}_proj", h) for name in "qkv"]
+        graph.at(attention)
+        # One operator without the length x length matrix in memory; it scales by head_dim ** -0.5 itself.
+        h = graph.op("MultiHeadAttention", inputs, domain=MICROSOFT, num_heads=heads)
+        h = layers.linear(graph, f"{attention}.out_proj", h)
         x = layers.feed_forward(graph, module, graph.op("Add", [x, h]))
     graph.at("model.encoder.layer_norm")
     norm = [layers.tensor(graph, f"model.encoder.layer_norm.{part}") for part in ("weight", "bias")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qat_plugin.errors import ExportError
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 from qat_plugin.export.graph import MICROSOFT, Graph
 from qat_plugin.export.packing import pack_matmul_nbits
@@ -23,8 +25,16 @@ class Layers:
         self.activations = activations
 
     def tensor(self, graph: Graph, name: str) -> str:
-        """A float tensor under its own name."""
-        return graph.weights.add(name, self.checkpoint.tensors[name])
+        """A float tensor under its own name. Raises `ExportError` when the checkpoint lacks it."""
+        return graph.weights.add(name, self._array(name))
+
+    def _array(self, name: str) -> NDArray[np.float32]:
+        if name not in self.checkpoint.tensors:
+            raise ExportError(
+                f"{self.checkpoint.folder} has no tensor {name!r}: it is not a whole WhisperForConditionalGeneration; save "
+                "the model again with `save_pretrained`"
+            )
+        return self.checkpoint.tensors[name]
 
     def layer_norm(self, graph: Graph, module: str, x: str) -> str:
         """LayerNormalization over the last axis with transformers' epsilon."""
@@ -42,7 +52,7 @@ class Layers:
         if weight is not None:
             y = self._matmul_integer(graph, x, weight, self._int8_columns(graph, module, weight))
         else:
-            array = self.checkpoint.tensors[f"{module}.weight"]
+            array = self._array(f"{module}.weight")
             y = graph.op("MatMul", [x, graph.weights.add(f"{module}.weight_transposed", array.T)])
         return y if bias is None else graph.op("Add", [y, self.tensor(graph, bias)])
 
@@ -77,7 +87,9 @@ class Layers:
     def _matmul_integer(self, graph: Graph, x: str, weight: QuantizedWeight, columns: tuple[str, str]) -> str:
         integers, scale = columns
         if not self.activations:
-            return graph.op("MatMul", [x, graph.op("DequantizeLinear", [integers, scale], axis=1)])  # type: ignore[no-any-return]
+            # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations.
+            floats = graph.op("Mul", [graph.op("Cast", [integers], to=TENSOR_FLOAT), scale])
+            return graph.op("MatMul", [x, floats])  # type: ignore[no-any-return]
         quantized, x_scale, x_point = graph.dynamic_quantize(x)
         product = graph.op("Cast", [graph.op("MatMulInteger", [quantized, integers, x_point])], to=TENSOR_FLOAT)
         return graph.op("Mul", [product, graph.op("Mul", [x_scale, scale])])  # type: ignore[no-any-return]
@@ -140,8 +152,9 @@ class Layers:
             return self.linear(graph, "proj_out", x)
         weight = self.checkpoint.quantized.get(embedding)
         if weight is None:
+            # A Transpose in front of MatMul would be folded at load into a second copy of the largest tensor.
             table = self.tensor(graph, f"{embedding}.weight")
-            return graph.op("MatMul", [x, graph.op("Transpose", [table], perm=[1, 0])])  # type: ignore[no-any-return]
+            return graph.op("FusedMatMul", [x, table], domain=MICROSOFT, transB=1)  # type: ignore[no-any-return]
         if weight.scheme.operator == "MatMulNBits":
             packed, scale, points, size = self._embedding_blocks(graph, embedding, weight)
             out, width = weight.integers.shape

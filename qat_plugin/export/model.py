@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -44,9 +45,19 @@ def save_model(model: ModelProto, path: Path, *, external_data_bytes: int = EXTE
     needed = weight_bytes(model)
     free = shutil.disk_usage(path.parent).free
     if free < needed * 1.1:
-        raise WorkspaceError(
-            f"{path} needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free: make room and run the same "
-            "command again"
-        )
+        raise _no_room(path, needed, free)
     external = needed >= external_data_bytes
-    onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}_data" if external else None)
+    try:
+        onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}_data" if external else None)
+    except OSError as error:
+        for unfinished in (path, path.with_name(f"{path.name}_data")):
+            unfinished.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise _no_room(path, needed, 0) from error
+        raise
+
+
+def _no_room(path: Path, needed: int, free: int) -> WorkspaceError:
+    return WorkspaceError(
+        f"{path} needs {needed:,} bytes and the disk has {free:,} free: make room and run the same command again"
+    )

@@ -27,7 +27,7 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         i = self.indices[index]
-        return {"input_features": self.dataset[i]["input_features"], "labels": self.labels[i]}
+        return {**self.dataset[i], "labels": self.labels[i]}
 
 
 def pseudo_labels(

@@ -12,11 +12,10 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.trainer_utils import get_last_checkpoint
 
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
-from qat_plugin.data.corpora import find_corpus
+from qat_plugin.data.encoding import set_language
 from qat_plugin.data.features import training_dataset
-from qat_plugin.data.loading import Corpus, load_corpus
+from qat_plugin.data.loading import load_training_corpora
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
-from qat_plugin.evaluation.normalizer import get_normalizer
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.models import load_processor, load_whisper
 from qat_plugin.recipe import Recipe
@@ -38,7 +37,7 @@ def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, Whisper
     model_args = recipe.model
     model = load_whisper(model_args.model_name_or_path, model_args.model_revision)
     processor = load_processor(model_args.model_name_or_path, model_args.model_revision)
-    processor.tokenizer.set_prefix_tokens(language=model_args.language, task=model_args.task, predict_timestamps=False)
+    set_language(processor, model_args.language, model_args.task)
     # Generation asks for them by keyword; a list of forced ids beside that is refused by transformers.
     model.generation_config.forced_decoder_ids = None
     model.config.forced_decoder_ids = None
@@ -50,31 +49,17 @@ def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, Whisper
     return model, processor
 
 
-def load_corpora(recipe: Recipe, names: list[str], *, for_training: bool) -> list[Corpus]:
-    """Corpora by name or path, in the order given."""
-    data, evaluation = recipe.data, recipe.evaluation
-    return [
-        load_corpus(
-            find_corpus(name, data.corpus_manifests),
-            streaming=data.streaming and for_training,
-            max_samples=data.max_train_samples if for_training else evaluation.max_eval_samples,
-            seed=data.sample_seed,
-            max_bad_row_share=data.max_bad_row_share,
-        )
-        for name in names
-    ]
-
-
 def _dataset(recipe: Recipe, names: list[str], model: Any, processor: WhisperProcessor, *, without_text: bool) -> Any:
     limit = recipe.data.max_label_length or model.config.max_target_positions
     return training_dataset(
-        load_corpora(recipe, names, for_training=True),
+        load_training_corpora(names, recipe.data, allow_missing_text=without_text),
         processor,
         recipe.data,
         language=recipe.model.language,
         task=recipe.model.task,
         max_label_length=limit,
         allow_missing_text=without_text,
+        return_attention_mask=model.config.apply_spec_augment,
     )
 
 
@@ -156,7 +141,7 @@ def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
         eval_dataset=validation,
         data_collator=collator,
         processing_class=processor,
-        compute_metrics=compute_metrics_fn(processor.tokenizer, get_normalizer(recipe.evaluation.normalizer)),
+        compute_metrics=compute_metrics_fn(processor.tokenizer, recipe.evaluation.normalizer),
     )
 
 

@@ -1,0 +1,56 @@
+# The Python that the environment is made from, and the environment.
+PYTHON ?= python3
+VENV ?= .venv
+# Installed before everything else, so that it is the build you choose: any 2.6 or newer, for CPU or GPU.
+TORCH ?= torch==2.13.0
+# More for the command, as in: make train-qat-int4 ARGS="--output_dir out --bf16"
+ARGS ?=
+RECIPE ?= whisper-large-v3-distil-fr-int8
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+.PHONY: help demo demo-full test check train-qat-int8 train-qat-int4 evaluate-qat
+
+help:
+	@echo "make demo             int4 QAT of Whisper base on French speech, from nothing to a table and a card"
+	@echo "make demo-full        the same, trained and tested long enough to show the gain"
+	@echo "make test             all tests"
+	@echo "make check            ruff and mypy"
+	@echo "make train-qat-int8   train, export, measure: recipes/whisper-large-v3-distil-fr-int8.json"
+	@echo "make train-qat-int4   the same for recipes/whisper-large-v3-distil-fr-int4.json"
+	@echo "make evaluate-qat     measure RECIPE=$(RECIPE) again, as in ARGS=\"--corpora mtedx\""
+
+# A stamp says that an environment is complete; one whose making was interrupted is finished by the next call.
+$(VENV)/.base: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.base
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/qat-plugin demo
+
+demo-full: $(VENV)/.demo
+	$(BIN)/qat-plugin demo --full
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train-qat-int8: $(VENV)/.base
+	$(BIN)/accelerate launch -m qat_plugin.train whisper-large-v3-distil-fr-int8 $(ARGS)
+
+train-qat-int4: $(VENV)/.base
+	$(BIN)/accelerate launch -m qat_plugin.train whisper-large-v3-distil-fr-int4 $(ARGS)
+
+evaluate-qat: $(VENV)/.base
+	$(BIN)/qat-plugin evaluate $(RECIPE) $(ARGS)

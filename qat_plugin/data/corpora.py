@@ -1,0 +1,183 @@
+"""Where a corpus lies: definitions by name, private manifests, and data of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from qat_plugin.data.manifests import SUFFIXES
+from qat_plugin.errors import DataError
+from qat_plugin.shipped import recipes_folder
+
+Source = Literal["hub", "manifest", "audiofolder", "private"]
+
+
+@dataclass(frozen=True)
+class CorpusDefinition:
+    """One JSON file of recipes/corpora. The file's name without '.json' is the corpus' name.
+
+    Attributes:
+        name: what commands and reports call it.
+        source: 'hub' (a dataset on the Hub, or a local folder in its layout), 'manifest' (JSON, JSONL, CSV, TSV),
+            'audiofolder' (clips with a metadata file), or 'private' (the user says where its manifest lies).
+        path: Hub id or local path; relative ones start at the definition file.
+        config, split: of a Hub dataset; `split` also names a subfolder of an audiofolder.
+        revision: branch, tag or commit of a Hub dataset.
+        audio_column, text_column, speaker_column: names in the data; the usual names are tried where they are None.
+        description, license: for readers and the model card.
+    """
+
+    name: str
+    source: Source
+    path: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    audio_column: str | None = None
+    text_column: str | None = None
+    speaker_column: str | None = None
+    description: str = ""
+    license: str | None = None
+
+
+def data_definition(path: str) -> CorpusDefinition:
+    """A corpus of one's own: a manifest, or a folder of audio. Its name is the file's or folder's.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    resolved = Path(path).expanduser().resolve()
+    if resolved.is_dir():
+        return CorpusDefinition(resolved.name, "audiofolder", str(resolved))
+    if not resolved.is_file():
+        raise DataError(f"'{path}' does not exist. Give a manifest (.json, .jsonl, .csv, .tsv) or a folder of audio.")
+    # 'manifest' says nothing in a report; the folder's name does.
+    name = resolved.parent.name if resolved.stem in ("manifest", "metadata") else resolved.stem
+    return CorpusDefinition(name, "manifest", str(resolved))
+
+
+def find_corpus(
+    name_or_path: str, corpus_manifests: Sequence[str] = (), *, recipe_path: Path | None = None
+) -> CorpusDefinition:
+    """The definition of a corpus by its name, by the path of a definition file, or of one's own data by its path.
+
+    Args:
+        name_or_path: a name in one of the folders of definitions; or the path of a definition file, of a manifest, or
+            of a folder of audio. A .json file is a definition when it is an object with 'source'.
+        corpus_manifests: NAME=PATH entries; a corpus named there is read from PATH, whatever its definition says.
+        recipe_path: the recipe that asks; the folder 'corpora' beside it is searched first.
+
+    Raises:
+        DataError: unknown name (lists the known ones), a private corpus without its manifest, or a broken definition.
+    """
+    manifests = _parse_manifests(corpus_manifests)
+    known = known_corpora(recipe_path)
+    path = Path(name_or_path).expanduser()
+    if name_or_path in known:
+        definition = read_definition(known[name_or_path])
+    elif path.suffix == ".json" and _is_definition(path):
+        definition = read_definition(path)
+    elif path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
+        return data_definition(name_or_path)
+    else:
+        raise DataError(
+            f"unknown corpus '{name_or_path}'. Known: {', '.join(sorted(known)) or 'none'}. "
+            "Give one of them, or the path of a definition file, a manifest or a folder of audio."
+        )
+    if definition.name in manifests:
+        own = data_definition(manifests[definition.name])
+        return replace(definition, source=own.source, path=own.path, config=None, split=None, revision=None)
+    if definition.source == "private":
+        raise DataError(
+            f"corpus '{definition.name}' is private: {definition.description or 'its audio is not published.'} "
+            f"Say where your copy lies: --corpus_manifests {definition.name}=PATH."
+        )
+    return definition
+
+
+def find_corpora(
+    names_or_paths: Sequence[str], corpus_manifests: Sequence[str] = (), *, recipe_path: Path | None = None
+) -> list[CorpusDefinition]:
+    """The definitions of several corpora (see `find_corpus`), in the order given.
+
+    Raises:
+        DataError: as `find_corpus`; or two corpora have the same name.
+    """
+    definitions = [find_corpus(name, corpus_manifests, recipe_path=recipe_path) for name in names_or_paths]
+    seen: dict[str, CorpusDefinition] = {}
+    for definition in definitions:
+        other = seen.setdefault(definition.name, definition)
+        if other is not definition:
+            raise DataError(
+                f"two corpora are named '{definition.name}': {other.path} and {definition.path}. "
+                "Name each once, or rename a manifest: results are filed by corpus name."
+            )
+    return definitions
+
+
+def known_corpora(recipe_path: Path | None = None) -> dict[str, Path]:
+    """Definition files by corpus name; the folder beside the recipe wins over the project's and the current one's."""
+    folders = [] if recipe_path is None else [recipe_path.resolve().parent / "corpora"]
+    folders += [recipes_folder() / "corpora", Path.cwd() / "recipes" / "corpora"]
+    known: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")):
+            known.setdefault(path.stem, path)
+    return known
+
+
+def read_definition(path: Path) -> CorpusDefinition:
+    """Read one definition file; raises DataError that names the file and the field at fault."""
+    try:
+        values = json.loads(path.read_text(encoding="utf8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"corpus definition {path} line {error.lineno} is not valid JSON: {error.msg}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"corpus definition {path} cannot be read: {error}.") from error
+    allowed = [field.name for field in fields(CorpusDefinition) if field.name != "name"]
+    if not isinstance(values, dict) or "source" not in values:
+        raise DataError(f"corpus definition {path} must be an object with 'source'.")
+    for key, value in values.items():
+        if key not in allowed:
+            raise DataError(f"corpus definition {path}: unknown field '{key}'. Known: {', '.join(allowed)}.")
+        if value is not None and not isinstance(value, str):
+            raise DataError(f"corpus definition {path}: '{key}' is {value!r}; it must be a string.")
+    if values["source"] not in get_args(Source):
+        raise DataError(
+            f"corpus definition {path}: 'source' is {values['source']!r}; use one of {', '.join(get_args(Source))}."
+        )
+    definition = CorpusDefinition(name=path.stem, **values)
+    needed = {"hub": ("path", "split", "revision"), "manifest": ("path",), "audiofolder": ("path",), "private": ()}
+    for key in needed[definition.source]:
+        if not getattr(definition, key):
+            raise DataError(f"corpus definition {path}: source '{definition.source}' needs '{key}'.")
+    if definition.path is not None:
+        # A Hub id has the look of a relative path; only one that exists beside the definition is local.
+        local = (path.resolve().parent / Path(definition.path).expanduser()).resolve()
+        if definition.source != "hub" or local.exists():
+            definition = replace(definition, path=str(local))
+    return definition
+
+
+def _is_definition(path: Path) -> bool:
+    """Whether a .json file is an object with 'source'; anything else is left to the manifest reader to judge."""
+    if not path.is_file():
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, OSError):
+        return False
+    return isinstance(values, dict) and "source" in values
+
+
+def _parse_manifests(entries: Sequence[str]) -> dict[str, str]:
+    manifests = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path):
+            raise DataError(f"--corpus_manifests: {entry!r} is not NAME=PATH, as in zaion5=/data/zaion5.jsonl.")
+        manifests[name] = path
+    return manifests

@@ -1,0 +1,115 @@
+"""From a row's audio and text to what a Whisper trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import WhisperProcessor
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+from qat_plugin.data.audio import SAMPLING_RATE
+from qat_plugin.data.report import Rejection
+from qat_plugin.errors import DataError
+
+TASKS = ("transcribe", "translate")
+WINDOW_TOLERANCE_S = 0.05
+
+
+def set_language(processor: WhisperProcessor, language: str, task: str) -> None:
+    """Make the tokenizer begin every transcript with this language and task.
+
+    Args:
+        language: as Whisper names it, 'french' or 'fr'.
+        task: 'transcribe' or 'translate'.
+
+    Raises:
+        DataError: Whisper does not know the language or task, or this tokenizer has no token for it (English-only).
+    """
+    code = language.lower() if language.lower() in LANGUAGES else TO_LANGUAGE_CODE.get(language.lower())
+    if code is None:
+        raise DataError(f"language '{language}' is unknown to Whisper. Known: {', '.join(sorted(LANGUAGES.values()))}.")
+    if task not in TASKS:
+        raise DataError(f"task '{task}' is unknown to Whisper. Use one of {', '.join(TASKS)}.")
+    tokenizer = processor.tokenizer
+    tokenizer.set_prefix_tokens(language=code, task=task, predict_timestamps=False)
+    # The ids are computed from their usual distance to the start token: look that they are what they should be.
+    prefix = tokenizer.convert_ids_to_tokens(tokenizer.prefix_tokens)
+    if f"<|{code}|>" not in prefix or f"<|{task}|>" not in prefix:
+        raise DataError(
+            f"the tokenizer begins transcripts with {prefix}, without <|{code}|> and <|{task}|>: it is not that of a "
+            "multilingual Whisper. Use the tokenizer saved with the model."
+        )
+
+
+def check_length(
+    duration: float, text_tokens: int | None, encoder: SampleEncoder, max_label_length: int
+) -> Rejection | None:
+    """Why a clip is too long to train on: in seconds for the model's window, or in tokens, specials included."""
+    if duration > encoder.window:
+        return Rejection(
+            f"longer than the model's window of {encoder.window:g} s", f"lasts {duration:.2f} s", bad=False
+        )
+    if text_tokens is not None and text_tokens + encoder.num_special > max_label_length:
+        length = text_tokens + encoder.num_special
+        return Rejection(f"transcript of more than {max_label_length} tokens", f"has {length}", bad=False)
+    return None
+
+
+class SampleEncoder:
+    """Computes features and labels of one sample; picklable, so that data loader workers can hold it.
+
+    Args:
+        processor: feature extractor and tokenizer of the model that is trained; its tokenizer's prefix is set.
+        language, task: see `set_language`.
+        return_attention_mask: add the mask that the model's own SpecAugment needs (`config.apply_spec_augment`).
+    """
+
+    def __init__(
+        self, processor: WhisperProcessor, *, language: str, task: str, return_attention_mask: bool = False
+    ) -> None:
+        set_language(processor, language, task)
+        self.processor = processor
+        self.return_attention_mask = return_attention_mask
+        self.window = processor.feature_extractor.n_samples / SAMPLING_RATE  # seconds that one sample may last
+        self.num_special = len(processor.tokenizer("").input_ids)
+
+    def encode(self, audio: NDArray[np.float32], text: str | None) -> dict[str, Any]:
+        """One sample.
+
+        Args:
+            audio: shape (samples,) at 16 kHz, at most `window` seconds; silence is added up to the window.
+            text: in its own casing; None leaves "labels" out.
+
+        Returns:
+            "input_features" float32 (mels, frames), "labels" token ids from the start token to the end of text, and
+            "attention_mask" int32 (frames,) when asked for.
+
+        Raises:
+            DataError: the audio is longer than the window, which would be cut off silently.
+        """
+        seconds = len(audio) / SAMPLING_RATE
+        # Headers of lossy formats announce lengths that decoding misses by some hundredths of a second.
+        if seconds > self.window + WINDOW_TOLERANCE_S:
+            raise DataError(f"a sample of {seconds:.2f} s is longer than the model's window of {self.window:g} s.")
+        features = self.processor.feature_extractor(
+            audio,
+            sampling_rate=SAMPLING_RATE,
+            return_tensors="np",
+            return_attention_mask=self.return_attention_mask,
+        )
+        sample: dict[str, Any] = {"input_features": np.asarray(features["input_features"][0], dtype=np.float32)}
+        if self.return_attention_mask:
+            sample["attention_mask"] = np.asarray(features["attention_mask"][0], dtype=np.int32)
+        if text is not None:
+            sample["labels"] = list(self.processor.tokenizer(text).input_ids)
+        return sample
+
+    def text_tokens(self, texts: Sequence[str | None]) -> list[int | None]:
+        """Length of each text in tokens, without start, language, task and end; None where there is no text."""
+        spoken = [text for text in texts if text is not None]
+        ids = self.processor.tokenizer(spoken).input_ids if spoken else []
+        lengths = iter(len(tokens) - self.num_special for tokens in ids)
+        return [None if text is None else next(lengths) for text in texts]

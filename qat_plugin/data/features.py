@@ -1,0 +1,184 @@
+"""Corpora as a torch dataset that decodes and computes features when a sample is asked for."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import WhisperProcessor
+
+from qat_plugin.data.encoding import SampleEncoder, check_length
+from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_seconds, join_texts
+from qat_plugin.data.loading import Corpus
+from qat_plugin.data.report import LoadReport
+from qat_plugin.data.rows import Row
+from qat_plugin.data.streaming import TrainingStream
+from qat_plugin.errors import DataError
+from qat_plugin.recipe import DataArguments
+
+logger = logging.getLogger(__name__)
+
+
+def training_dataset(
+    corpora: Sequence[Corpus],
+    processor: WhisperProcessor,
+    data_args: DataArguments,
+    *,
+    language: str,
+    task: str,
+    max_label_length: int,
+    allow_missing_text: bool = False,
+    return_attention_mask: bool = False,
+) -> TrainingDataset | TrainingStream:
+    """Training samples of `corpora`, in their order, or a stream of them when any corpus is streamed.
+
+    Args:
+        corpora: from `load_training_corpora`.
+        processor: of the model that is trained; its tokenizer's prefix is set to `language` and `task`.
+        data_args: `join_to_seconds`, `max_train_samples` with `sample_seed`, and `max_bad_row_share` are used here.
+        language, task: as Whisper names them.
+        max_label_length: transcripts of more tokens, start and end included, are left out and counted.
+        allow_missing_text: rows without text give samples without "labels"; otherwise they are an error.
+        return_attention_mask: for models whose config has `apply_spec_augment`.
+
+    Returns:
+        A dataset whose samples are {"input_features": float32 (mels, frames), "labels": list of token ids}.
+
+    Raises:
+        DataError: no corpus, no sample left, an impossible `join_to_seconds`, an unknown language or task.
+    """
+    if not corpora:
+        raise DataError("no training speech. Name corpora in train_corpora or manifests in train_data.")
+    encoder = SampleEncoder(processor, language=language, task=task, return_attention_mask=return_attention_mask)
+    if data_args.join_to_seconds > encoder.window:
+        raise DataError(
+            f"join_to_seconds is {data_args.join_to_seconds:g}, longer than the model's window of {encoder.window:g} s."
+        )
+    if any(corpus.streaming for corpus in corpora):
+        return TrainingStream(
+            corpora,
+            encoder,
+            join_to_seconds=data_args.join_to_seconds,
+            max_label_length=max_label_length,
+            max_samples=data_args.max_train_samples,
+            seed=data_args.sample_seed,
+            max_bad_row_share=data_args.max_bad_row_share,
+        )
+    dataset = TrainingDataset(
+        corpora,
+        encoder,
+        join_to_seconds=data_args.join_to_seconds,
+        max_label_length=max_label_length,
+        max_samples=data_args.max_train_samples,
+        seed=data_args.sample_seed,
+        max_bad_row_share=data_args.max_bad_row_share,
+    )
+    if not allow_missing_text and any(text is None for text in dataset.texts):
+        raise DataError("some training rows have no text. Load them with require_text, or train on pseudo labels.")
+    logger.info(dataset.report.summary())
+    return dataset
+
+
+class TrainingDataset(Dataset[dict[str, Any]]):
+    """A map-style dataset: sample i is one row, or several neighbours joined; see `training_dataset`.
+
+    Attributes:
+        report: rows left out here because of their length, and how many samples the rest makes.
+        durations: seconds of each sample, silence between joined clips included.
+        texts: transcript of each sample, None where there is none.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        encoder: SampleEncoder,
+        *,
+        join_to_seconds: float,
+        max_label_length: int,
+        max_samples: int | None,
+        seed: int,
+        max_bad_row_share: float,
+    ) -> None:
+        self.corpora = list(corpora)
+        self.encoder = encoder
+        self.max_bad_row_share = max_bad_row_share
+        self.report = LoadReport("training samples")
+        self._unreadable: set[int] = set()
+        clips = self._clips(max_label_length)
+        self.report.stop_if_empty()
+        groups = list(
+            join_neighbours(clips, max_seconds=join_to_seconds, max_tokens=max_label_length - encoder.num_special)
+        )
+        if join_to_seconds > 0:
+            self.report.notes.append(f"joined into {len(groups)} samples of up to {join_to_seconds:g} s")
+        if max_samples is not None and max_samples < len(groups):
+            self.report.notes.append(f"{max_samples} of {len(groups)} samples drawn with seed {seed}")
+            groups = [groups[i] for i in sorted(random.Random(seed).sample(range(len(groups)), max_samples))]
+        self.groups = groups
+        by_key = {clip.key: clip for clip in clips}
+        self.durations = [join_seconds([by_key[key].duration for key in group]) for group in groups]
+        self.texts = [join_texts([self._texts[key] for key in group]) for group in groups]
+        del self._texts
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Decode and encode one sample.
+
+        Audio whose header was right but whose body cannot be decoded is replaced by the next sample, with a warning, so
+        that one damaged file does not end a long training; more of them than `max_bad_row_share` do.
+        """
+        for shift in range(len(self)):
+            at = (index + shift) % len(self)
+            try:
+                return self.encoder.encode(self.audio(at), self.texts[at])
+            except DataError as error:
+                if at not in self._unreadable:
+                    self._unreadable.add(at)
+                    logger.warning("%s The next sample is used in its place.", error)
+                if len(self._unreadable) > self.max_bad_row_share * len(self):
+                    raise DataError(
+                        f"{len(self._unreadable)} of {len(self)} training samples cannot be decoded, more than the "
+                        f"{self.max_bad_row_share:.1%} that max_bad_row_share allows. The latest: {error}"
+                    ) from error
+        raise AssertionError("unreachable: a share of 1 leaves no sample to try")
+
+    def audio(self, index: int) -> NDArray[np.float32]:
+        """Audio of one sample: float32 of shape (samples,) at 16 kHz."""
+        return join_audio([self.corpora[c].read(self._row(c, r)) for c, r in self.groups[index]])
+
+    def sample_id(self, index: int) -> str:
+        """'CORPUS:ROW_ID' of the sample's rows, joined with '+'."""
+        return "+".join(f"{self.corpora[c].name}:{self._row(c, r)['id']}" for c, r in self.groups[index])
+
+    def _row(self, corpus: int, row: int) -> Row:
+        rows = self.corpora[corpus].rows
+        assert isinstance(rows, datasets.Dataset)
+        return dict(rows[row])
+
+    def _clips(self, max_label_length: int) -> list[Clip[tuple[int, int]]]:
+        """Every usable row; keys are (corpus, row). Fills `_texts` and the report."""
+        clips = []
+        self._texts: dict[tuple[int, int], str | None] = {}
+        for c, corpus in enumerate(self.corpora):
+            assert isinstance(corpus.rows, datasets.Dataset)
+            columns = corpus.rows.select_columns(["id", "text", "duration", "speaker"])[:]
+            tokens = self.encoder.text_tokens(columns["text"])
+            for r, length in enumerate(tokens):
+                clip = Clip((c, r), corpus.name, columns["speaker"][r], columns["duration"][r], length)
+                rejection = check_length(clip.duration, length, self.encoder, max_label_length)
+                if rejection is not None:
+                    self.report.reject(f"{corpus.name}:{columns['id'][r]}", rejection)
+                    continue
+                self.report.keep(clip.duration)
+                self._texts[clip.key] = columns["text"][r]
+                clips.append(clip)
+        return clips

@@ -1,0 +1,110 @@
+"""Speech that is both trained on and tested on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import datasets
+
+from qat_plugin.data.audio import audio_bytes
+from qat_plugin.data.loading import Corpus
+from qat_plugin.data.report import MAX_EXAMPLES
+from qat_plugin.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class OverlapReport:
+    """What training and test speech share.
+
+    Attributes:
+        test_rows: test rows compared.
+        same_text: of these, rows whose exact text (outer white space aside) is also a training text.
+        same_audio: of these, rows whose audio file is byte for byte also a training file.
+        examples: up to 10 lines, each naming both rows; audio first.
+        unchecked: corpora that were not compared because they are streamed.
+    """
+
+    test_rows: int = 0
+    same_text: int = 0
+    same_audio: int = 0
+    examples: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+
+def assert_no_overlap(
+    train: Sequence[Corpus], test: Sequence[Corpus], *, forbid_shared_text: bool = False
+) -> OverlapReport:
+    """Refuse test audio that is in the training speech; count and report test texts that are.
+
+    Only files of the same duration are hashed, so that a large training corpus is not read a second time. Short prompts
+    such as "oui" occur everywhere, so shared text alone is an error only with `forbid_shared_text`.
+
+    Raises:
+        DataError: some audio is in both, or some text with `forbid_shared_text`; names the rows.
+    """
+    report = OverlapReport(unchecked=[corpus.name for corpus in [*train, *test] if corpus.streaming])
+    train = [corpus for corpus in train if not corpus.streaming]
+    test = [corpus for corpus in test if not corpus.streaming]
+    if report.unchecked:
+        logger.warning("overlap of training and test speech: not checked for streamed %s", ", ".join(report.unchecked))
+
+    texts: dict[str, str] = {}
+    by_duration: dict[float, list[tuple[Corpus, int]]] = defaultdict(list)
+    for corpus in train:
+        for index, (name, text, duration) in enumerate(_columns(corpus)):
+            by_duration[duration].append((corpus, index))
+            if text is not None:
+                texts.setdefault(text, f"{corpus.name}:{name}")
+
+    hashes: dict[tuple[str, int], str] = {}
+    audio_lines, text_lines = [], []
+    for corpus in test:
+        for index, (name, text, duration) in enumerate(_columns(corpus)):
+            report.test_rows += 1
+            here = f"{corpus.name}:{name}"
+            same_length = by_duration.get(duration, [])
+            twin = next((row for row in same_length if _hash(hashes, row) == _hash(hashes, (corpus, index))), None)
+            if twin is not None:
+                report.same_audio += 1
+                audio_lines.append(f"{here} is the audio of {twin[0].name}:{_row_id(*twin)}")
+            if text in texts:
+                report.same_text += 1
+                text_lines.append(f"{here} has the text of {texts[text]}: {text!r}")
+    report.examples = (audio_lines + text_lines)[:MAX_EXAMPLES]
+    if report.same_audio or (forbid_shared_text and report.same_text):
+        raise DataError(
+            f"{report.same_audio} audio files and {report.same_text} texts of {report.test_rows} test rows are also in "
+            "the training speech:\n  " + "\n  ".join(report.examples) + "\nRemove them from one of the two."
+        )
+    if report.same_text:
+        logger.warning(
+            "%d of %d test texts are also training texts, spoken in other recordings:\n  %s",
+            report.same_text, report.test_rows, "\n  ".join(report.examples),
+        )  # fmt: skip
+    return report
+
+
+def _columns(corpus: Corpus) -> Iterable[tuple[str, str | None, float]]:
+    assert isinstance(corpus.rows, datasets.Dataset)
+    rows = corpus.rows.select_columns(["id", "text", "duration"])
+    return zip(rows["id"], rows["text"], rows["duration"])
+
+
+def _row_id(corpus: Corpus, index: int) -> str:
+    assert isinstance(corpus.rows, datasets.Dataset)
+    return str(corpus.rows[index]["id"])
+
+
+def _hash(cache: dict[tuple[str, int], str], place: tuple[Corpus, int]) -> str:
+    corpus, index = place
+    assert isinstance(corpus.rows, datasets.Dataset)
+    key = (corpus.name, index)
+    if key not in cache:
+        cache[key] = hashlib.sha256(audio_bytes(corpus.rows[index]["audio"])).hexdigest()
+    return cache[key]

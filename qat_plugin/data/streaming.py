@@ -1,0 +1,122 @@
+"""Training samples from corpora that are read while training."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from qat_plugin.data.encoding import SampleEncoder, check_length
+from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_texts
+from qat_plugin.data.loading import Corpus, shuffle_buffer
+from qat_plugin.data.report import MIN_ROWS_FOR_SHARE, LoadReport, Rejection
+from qat_plugin.data.rows import Row
+from qat_plugin.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SHUFFLE_BUFFER = 256
+"""Samples, still encoded, among which the next one is drawn."""
+
+Item = TypeVar("Item")
+
+
+class TrainingStream(IterableDataset[dict[str, Any]]):
+    """Samples as `TrainingDataset` makes them, from rows that pass once an epoch.
+
+    Corpora take turns sample by sample; neighbours are joined within each; samples are shuffled through a buffer with
+    `seed` and the epoch. A stream has no length: the Trainer needs `max_steps`. Data loader workers share
+    the shards of a streamed corpus between them, and the rows of a loaded one.
+
+    Attributes:
+        report: rows left out for their length or because they cannot be decoded, by the latest iteration.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        encoder: SampleEncoder,
+        *,
+        join_to_seconds: float,
+        max_label_length: int,
+        max_samples: int | None,
+        seed: int,
+        max_bad_row_share: float,
+    ) -> None:
+        self.corpora = list(corpora)
+        self.encoder = encoder
+        self.join_to_seconds = join_to_seconds
+        self.max_label_length = max_label_length
+        self.max_samples = max_samples
+        self.seed = seed
+        self.max_bad_row_share = max_bad_row_share
+        self.epoch = 0
+        self.report = LoadReport("training samples")
+        if max_samples is not None:
+            logger.warning(
+                "max_train_samples on a stream: the first %d samples, shuffled through a buffer of %d; "
+                "load the corpora with streaming=False to draw from all of them",
+                max_samples, SHUFFLE_BUFFER,
+            )  # fmt: skip
+
+    def set_epoch(self, epoch: int) -> None:
+        """Change the order of the shuffle; the Trainer calls this."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield samples; raises DataError when the share of rows that cannot be decoded grows too large."""
+        report = self.report = LoadReport("training samples")
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        groups = _take_turns([self._groups(corpus, report, number, workers) for corpus in self.corpora])
+        groups = shuffle_buffer(groups, SHUFFLE_BUFFER, random.Random(f"{self.seed}-{self.epoch}-{number}"))
+        samples = self._samples(groups, report)
+        if self.max_samples is not None:
+            share = self.max_samples // workers + (number < self.max_samples % workers)
+            samples = itertools.islice(samples, share)
+        yield from samples
+        logger.info(report.summary())
+
+    def _groups(self, corpus: Corpus, report: LoadReport, number: int, workers: int) -> Iterator[list[Row]]:
+        # datasets' streams divide their shards among the workers by themselves.
+        rows = iter(corpus) if corpus.streaming else itertools.islice(corpus, number, None, workers)
+        clips = self._clips(rows, report)
+        max_tokens = self.max_label_length - self.encoder.num_special
+        return join_neighbours(clips, max_seconds=self.join_to_seconds, max_tokens=max_tokens)
+
+    def _clips(self, rows: Iterator[Row], report: LoadReport) -> Iterator[Clip[Row]]:
+        for row in rows:
+            tokens = self.encoder.text_tokens([row["text"]])[0]
+            rejection = check_length(row["duration"], tokens, self.encoder, self.max_label_length)
+            if rejection is None:
+                yield Clip(row, row["corpus"], row["speaker"], row["duration"], tokens)
+            else:
+                report.reject(f"{row['corpus']}:{row['id']}", rejection)
+
+    def _samples(self, groups: Iterator[list[Row]], report: LoadReport) -> Iterator[dict[str, Any]]:
+        readers = {corpus.name: corpus for corpus in self.corpora}
+        for rows in groups:
+            try:
+                audio = join_audio([readers[row["corpus"]].read(row) for row in rows])
+                sample = self.encoder.encode(audio, join_texts([row["text"] for row in rows]))
+            except DataError as error:
+                place = "+".join(row["id"] for row in rows)
+                report.reject(place, Rejection("audio cannot be decoded", str(error), bad=True))
+                if report.total >= MIN_ROWS_FOR_SHARE:
+                    report.stop_if_too_bad(self.max_bad_row_share)
+                continue
+            report.keep(sum(row["duration"] for row in rows))
+            yield sample
+
+
+def _take_turns(sources: list[Iterator[Item]]) -> Iterator[Item]:
+    while sources:
+        for source in list(sources):
+            try:
+                yield next(source)
+            except StopIteration:
+                sources.remove(source)

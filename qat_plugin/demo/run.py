@@ -1,0 +1,40 @@
+"""The embedded default: int4 QAT of Whisper base on French speech, from nothing to a model card."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from qat_plugin.demo.fetch import fetch_all
+
+DATA_DIR = Path("demo-data")
+
+
+def run_demo(*, full: bool) -> int:
+    """Fetch model and speech, then run the recipe `demo` or `demo-full`; returns the exit status 0.
+
+    Raises what the steps raise; the same command then goes on where it stopped.
+    """
+    from qat_plugin import steps
+    from qat_plugin.recipe_loading import load_recipe
+
+    start = time.perf_counter()
+    fetch_all(DATA_DIR, full=full)
+    fetched = time.perf_counter() - start
+    recipe = load_recipe("demo-full" if full else "demo")
+    workspace = steps.open_workspace(recipe)
+    steps.run_all(recipe, workspace)
+    costs = {"model and speech": fetched, **workspace.seconds()}
+    print("\nWhat each step cost, all its sessions added up:")
+    for name, seconds in costs.items():
+        print(f"  {name:<16} {seconds:7.1f} s")
+    print("\nWhere everything is:")
+    for what, path in {
+        "quantized model": workspace.onnx("qat"),
+        "trained checkpoint": workspace.checkpoint("qat"),
+        "report": workspace.evaluation / "report.md",
+        "all figures": workspace.results_file,
+        "model card": workspace.card / "README.md",
+    }.items():
+        print(f"  {what:<19} {path}")
+    return 0

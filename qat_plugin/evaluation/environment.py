@@ -1,0 +1,57 @@
+"""The machine and the libraries that produced a figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# Flags that decide which kernels ONNX Runtime picks, and with them both speed and 8-bit saturation.
+_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
+          "asimddp", "i8mm", "sve")  # fmt: skip
+
+_PACKAGES = ("qat_plugin", "onnxruntime", "transformers", "torch", "numpy", "jiwer", "evaluate")
+
+
+def describe_environment() -> dict[str, Any]:
+    """CPU model and flags, cores this process may use, architecture, Python, versions of what computes: JSON-able."""
+    return {
+        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": _cpu_flags(),
+        "cores": _cores(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+    }
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_flags() -> list[str]:
+    present = set((_cpu_field("flags") or _cpu_field("Features") or "").split())
+    return [flag for flag in _FLAGS if flag in present]
+
+
+def _cpu_field(name: str) -> str | None:
+    info = Path("/proc/cpuinfo")  # Linux only; elsewhere the flags stay unknown.
+    if not info.is_file():
+        return None
+    for line in info.read_text(encoding="utf8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,233 @@
+"""From transcripts to results.json: every figure that is reported, and everything that decides it.
+
+::
+
+    {
+      "schema_version": 1,
+      "git_commit": str | null,
+      "recipe": {field: value},                     as given
+      "step_seconds": {step: seconds},              as given
+      "environment": {cpu, cpu_flags, cores, architecture, system, python, packages: {name: version}},
+      "settings": {language, task, normalizer, num_beams, batch_size, num_threads, max_target_positions,
+                   generation_config: {...},
+                   bootstrap: {resamples, seed, confidence}},
+      "arms": {ARM: {"format": "float32" | "int8" | "int4",
+                     "bytes": int,                  of all files in the ONNX folder
+                     "bytes_ratio": float | null,   to the arm fp; null without fp
+                     "files": {relative path: {"bytes": int, "sha256": hex}},
+                     "quantization": {...} | null}},               the folder's quantization.json without digests
+      "corpora": {CORPUS: {utterances, words, characters, empty_references, long_form, seconds, speakers}},
+      "measurements": {ARM: {CORPUS: MEASUREMENT}},
+      "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
+    }
+
+    MEASUREMENT = {
+      "wer": fraction, "wer_interval": [low, high],
+      "substitutions", "deletions", "insertions", "hits", "reference_words": int,
+      "cer": fraction, "character_errors", "reference_characters": int,
+      "audio_seconds", "wall_seconds", "rtfx": float,
+      "tokens": int,
+      "looping": int, "looping_ids": [id, ...],                    see `loops`
+      "hit_length_limit": int, "hit_length_limit_ids": [id, ...],
+      "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high], "p_value": float,
+                             "relative": float | null, "relative_interval": [low, high] | null,
+                             "beyond_interval": bool}}             every arm that comes earlier in `arms`
+    }
+
+`difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
+100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order fp, fp-ft, ptq, qat. In "pooled" the
+ids are written CORPUS/ID. The same transcripts give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qat_plugin.errors import EvaluationError
+from qat_plugin.evaluation.bootstrap import CONFIDENCE, DEFAULT_RESAMPLES, DEFAULT_SEED
+from qat_plugin.evaluation.folder_files import list_files
+from qat_plugin.evaluation.normalizer import get_normalizer
+from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, score
+from qat_plugin.evaluation.transcripts import Transcript, read_transcripts
+
+SCHEMA_VERSION = 1
+ARM_ORDER = ("fp", "fp-ft", "ptq", "qat")
+BASELINE = "fp"
+
+# What may differ between arms and corpora; everything else that decides a transcript or its time must not.
+_OWN_SETTINGS = ("arm", "corpus", "files")
+
+
+def collect_results(
+    evaluation_dir: Path,
+    arm_folders: Mapping[str, Path],
+    corpora: Sequence[str],
+    *,
+    normalizer: str,
+    recipe: Mapping[str, Any],
+    step_seconds: Mapping[str, float],
+    git_commit: str | None = None,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = DEFAULT_SEED,
+) -> dict[str, Any]:
+    """Score and compare the transcripts that `evaluate_arm` wrote.
+
+    Args:
+        evaluation_dir: holds CORPUS/ARM.jsonl.
+        arm_folders: the ONNX folder of each arm.
+        corpora: names, in the order of the report.
+        normalizer: as in `get_normalizer`, the same for all arms.
+        recipe: all its fields, JSON-able.
+        step_seconds: wall time of each step of the run.
+        git_commit: of the code that ran.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        The document described at the head of this module.
+
+    Raises:
+        EvaluationError: transcripts are missing, unfinished, of other files than the folders hold now, made with
+            different settings, or of different utterances; or a corpus has no reference word.
+    """
+    if not arm_folders or not corpora:
+        raise EvaluationError(f"arms are {list(arm_folders)}, corpora {list(corpora)}: name at least one of each")
+    normalize = get_normalizer(normalizer)
+    arms = sorted(arm_folders, key=lambda arm: ARM_ORDER.index(arm) if arm in ARM_ORDER else len(ARM_ORDER))
+    listings = {arm: list_files(arm_folders[arm]) for arm in arms}
+    scored: dict[str, dict[str, Scored]] = {}
+    shared: tuple[Path, dict[str, Any]] | None = None
+    for corpus in corpora:
+        scored[corpus] = {}
+        for arm in arms:
+            path = evaluation_dir / corpus / f"{arm}.jsonl"
+            settings, transcripts = read_transcripts(path)
+            if settings["files"] != listings[arm]:
+                raise EvaluationError(
+                    f"{path}: was made with other files than {arm_folders[arm]} holds now; run the evaluation again"
+                )
+            common = {name: value for name, value in settings.items() if name not in _OWN_SETTINGS}
+            shared = shared or (path, common)
+            _check_same_settings(*shared, path, common)
+            _check_same_utterances(corpus, arms[0], scored[corpus].get(arms[0]), arm, transcripts)
+            scored[corpus][arm] = score(transcripts, normalize)
+        if not any(words.reference_words for words in scored[corpus][arms[0]].words):
+            raise EvaluationError(
+                f"corpus {corpus!r}: no reference holds a word after the normalizer {normalizer!r}, so there is no "
+                "WER; check its text column"
+            )
+    assert shared is not None
+    settings = dict(shared[1])
+    environment = settings.pop("environment")
+    pooled = {arm: pool({corpus: scored[corpus][arm] for corpus in corpora}) for arm in arms}
+    bootstrap = {"resamples": resamples, "seed": seed}
+    by_corpus = {corpus: measure_arms({arm: [scored[corpus][arm]] for arm in arms}, scored[corpus], **bootstrap)
+                 for corpus in corpora}  # fmt: skip
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "git_commit": git_commit,
+        "recipe": dict(recipe),
+        "step_seconds": {step: round(seconds, 1) for step, seconds in step_seconds.items()},
+        "environment": environment,
+        "settings": {"normalizer": normalizer, **settings, "bootstrap": {**bootstrap, "confidence": CONFIDENCE}},
+        "arms": _describe_arms(arms, arm_folders, listings),
+        "corpora": {corpus: _describe_corpus(scored[corpus][arms[0]]) for corpus in corpora},
+        "measurements": {arm: {corpus: by_corpus[corpus][arm] for corpus in corpora} for arm in arms},
+        "pooled": measure_arms({arm: [scored[c][arm] for c in corpora] for arm in arms}, pooled, **bootstrap),
+    }
+
+
+def write_results(results: Mapping[str, Any], path: Path) -> None:
+    """Write results.json; the same results give the same bytes."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf8")
+    scratch.replace(path)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read results.json. Raises `EvaluationError` when it is missing or of another schema."""
+    if not path.is_file():
+        raise EvaluationError(f"{path}: not there; run the evaluation first")
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not JSON ({error}); run the evaluation again") from error
+    if results.get("schema_version") != SCHEMA_VERSION:
+        raise EvaluationError(
+            f"{path}: schema_version is {results.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            "run the evaluation again"
+        )
+    return results
+
+
+def _check_same_settings(first: Path, expected: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
+    for name in dict.fromkeys([*expected, *found]):
+        if expected.get(name) != found.get(name):
+            raise EvaluationError(
+                f"{name} is {expected.get(name)!r} in {first} and {found.get(name)!r} in {path}: such results cannot "
+                "be compared; evaluate both with the same settings on the same machine"
+            )
+
+
+def _check_same_utterances(
+    corpus: str, first_arm: str, first: Scored | None, arm: str, transcripts: list[Transcript]
+) -> None:
+    if first is None:
+        return
+    expected = {t.id: (t.reference, t.duration) for t in first.transcripts}
+    found = {t.id: (t.reference, t.duration) for t in transcripts}
+    for name in dict.fromkeys([*expected, *found]):
+        if expected.get(name) != found.get(name):
+            raise EvaluationError(
+                f"corpus {corpus!r}, utterance {name!r}: (reference, seconds) is {expected.get(name)} in arm "
+                f"{first_arm!r} and {found.get(name)} in arm {arm!r}; arms are compared on the same utterances only, "
+                "evaluate both again"
+            )
+    if [t.id for t in first.transcripts] != [t.id for t in transcripts]:
+        raise EvaluationError(
+            f"corpus {corpus!r}: the utterances of arms {first_arm!r} and {arm!r} come in different order or number; "
+            "evaluate both again"
+        )
+
+
+def _describe_arms(
+    arms: Sequence[str], folders: Mapping[str, Path], listings: Mapping[str, dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    sizes = {arm: sum(entry["bytes"] for entry in listings[arm].values()) for arm in arms}
+    described = {}
+    for arm in arms:
+        quantization = _read_quantization(folders[arm])
+        described[arm] = {
+            "format": (quantization or {}).get("target") or "float32",
+            "bytes": sizes[arm],
+            "bytes_ratio": rounded(sizes[arm] / sizes[BASELINE]) if BASELINE in sizes else None,
+            "files": listings[arm],
+            "quantization": quantization,
+        }
+    return described
+
+
+def _read_quantization(folder: Path) -> dict[str, Any] | None:
+    path = folder / "quantization.json"
+    if not path.is_file():
+        return None
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not JSON ({error}); export the model again") from error
+    return {name: value for name, value in document.items() if name not in ("files", "sha256")}
+
+
+def _describe_corpus(part: Scored) -> dict[str, Any]:
+    speakers = {t.speaker for t in part.transcripts if t.speaker is not None}
+    return {
+        "utterances": len(part.transcripts),
+        "words": sum(w.reference_words for w in part.words),
+        "characters": sum(c.reference_characters for c in part.characters),
+        "empty_references": sum(w.reference_words == 0 for w in part.words),
+        "long_form": sum(t.long_form for t in part.transcripts),
+        "seconds": round(sum(t.duration for t in part.transcripts), 3),
+        "speakers": len(speakers) if speakers else None,
+    }

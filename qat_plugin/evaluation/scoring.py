@@ -1,0 +1,125 @@
+"""The errors of an arm's transcripts, and what they amount to: the MEASUREMENT of `results`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qat_plugin.evaluation.bootstrap import Counts, Difference, Interval, paired_difference, wer_interval
+from qat_plugin.evaluation.loops import is_looping
+from qat_plugin.evaluation.normalizer import Normalizer
+from qat_plugin.evaluation.transcripts import Transcript
+from qat_plugin.evaluation.wer import (
+    CharacterCounts,
+    ErrorCounts,
+    count_character_errors,
+    count_word_errors,
+    sum_character_errors,
+    sum_word_errors,
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Transcripts of one arm, of one corpus or (ids prefixed) of several, with the errors of each."""
+
+    transcripts: list[Transcript]
+    ids: list[str]
+    words: list[ErrorCounts]
+    characters: list[CharacterCounts]
+    looping: list[bool]
+
+
+def score(transcripts: list[Transcript], normalize: Normalizer) -> Scored:
+    """Count the errors of each utterance after the same normalization of both texts."""
+    pairs = [(normalize(t.reference), normalize(t.hypothesis)) for t in transcripts]
+    return Scored(
+        transcripts,
+        [t.id for t in transcripts],
+        [count_word_errors(*pair) for pair in pairs],
+        [count_character_errors(*pair) for pair in pairs],
+        [is_looping(*pair) for pair in pairs],
+    )
+
+
+def pool(parts: Mapping[str, Scored]) -> Scored:
+    """One arm's corpora (name → part) as one; ids become CORPUS/ID."""
+    return Scored(
+        [t for part in parts.values() for t in part.transcripts],
+        [f"{corpus}/{name}" for corpus, part in parts.items() for name in part.ids],
+        [counts for part in parts.values() for counts in part.words],
+        [counts for part in parts.values() for counts in part.characters],
+        [flag for part in parts.values() for flag in part.looping],
+    )
+
+
+def measure_arms(
+    strata: Mapping[str, Sequence[Scored]], whole: Mapping[str, Scored], *, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """A MEASUREMENT for each arm; `strata` are what the bootstrap draws from, `whole` is all of them together."""
+    measurements: dict[str, dict[str, Any]] = {}
+    for arm, parts in strata.items():
+        counts = [_count_columns(part) for part in parts]
+        interval = wer_interval([columns[:, :2] for columns in counts], resamples=resamples, seed=seed)
+        versus = {}
+        for other in measurements:  # those that come earlier
+            pairs = zip(counts, strata[other], strict=True)
+            paired = [np.column_stack([mine[:, 0], _count_columns(theirs)]) for mine, theirs in pairs]
+            versus[other] = _difference_to_json(paired_difference(paired, resamples=resamples, seed=seed))
+        measurements[arm] = {**_measure(whole[arm], interval), "versus": versus}
+    return measurements
+
+
+def _count_columns(part: Scored) -> Counts:
+    return np.array([(w.errors, w.reference_words) for w in part.words], dtype=np.int64)
+
+
+def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
+    words, characters = sum_word_errors(part.words), sum_character_errors(part.characters)
+    audio, wall = (sum(getattr(t, name) for t in part.transcripts) for name in ("duration", "seconds"))
+    looping = [name for name, flag in zip(part.ids, part.looping, strict=True) if flag]
+    cut = [name for name, t in zip(part.ids, part.transcripts, strict=True) if t.hit_length_limit]
+    return {
+        "wer": rounded(words.wer),
+        "wer_interval": _interval_to_json(interval),
+        "substitutions": words.substitutions,
+        "deletions": words.deletions,
+        "insertions": words.insertions,
+        "hits": words.hits,
+        "reference_words": words.reference_words,
+        "cer": rounded(characters.cer),
+        "character_errors": characters.errors,
+        "reference_characters": characters.reference_characters,
+        "audio_seconds": round(audio, 3),
+        "wall_seconds": round(wall, 3),
+        "rtfx": round(audio / wall, 3),
+        "tokens": sum(t.tokens for t in part.transcripts),
+        "looping": len(looping),
+        "looping_ids": looping,
+        "hit_length_limit": len(cut),
+        "hit_length_limit_ids": cut,
+    }
+
+
+def _difference_to_json(difference: Difference) -> dict[str, Any]:
+    relative = difference.relative_interval
+    return {
+        "difference": rounded(difference.value),
+        "interval": _interval_to_json(difference.interval),
+        "p_value": rounded(difference.p_value),
+        "relative": None if difference.relative is None else rounded(difference.relative),
+        "relative_interval": None if relative is None else _interval_to_json(relative),
+        "beyond_interval": difference.beyond_interval,
+    }
+
+
+def _interval_to_json(interval: Interval) -> list[float]:
+    return [rounded(interval.low), rounded(interval.high)]
+
+
+def rounded(value: float) -> float:
+    """To ten thousandths of a point: platforms' last bits must not change results.json."""
+    return round(float(value), 6)

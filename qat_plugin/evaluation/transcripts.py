@@ -1,0 +1,189 @@
+"""The transcripts of one arm on one corpus, on disk: written utterance by utterance, continued after an interruption.
+
+::
+
+    CORPUS/ARM.jsonl           one `Transcript` a line
+    CORPUS/ARM.settings.json   what produced them, and whether all are there
+
+Transcripts of other settings are never mixed: when the settings changed, the file is set aside and begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qat_plugin.errors import EvaluationError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One utterance as one arm heard it.
+
+    Attributes:
+        id: unique in the corpus.
+        batch: id of the first utterance of the batch that it was decoded in.
+        reference, hypothesis: as they are, before any normalization.
+        tokens: length of the transcript in tokens.
+        duration: of the audio, in seconds.
+        seconds: wall time of features, generation and text; of a batch, this utterance's share by duration.
+        speaker: None where the corpus does not tell.
+        long_form: longer than the model's window, hence decoded window by window.
+        hit_length_limit: generation was cut off at the model's `max_target_positions`.
+    """
+
+    id: str
+    batch: str
+    reference: str
+    hypothesis: str
+    tokens: int
+    duration: float
+    seconds: float
+    speaker: str | None
+    long_form: bool
+    hit_length_limit: bool
+
+
+class TranscriptFile:
+    """Appends an arm's transcripts of a corpus, and knows which batches are there already."""
+
+    def __init__(self, folder: Path, arm: str, settings: dict[str, Any]) -> None:
+        """Open `folder`/`arm`.jsonl, continuing it if it was written with the same settings.
+
+        Raises `EvaluationError` when a line other than a torn last one cannot be read.
+        """
+        self.path = folder / f"{arm}.jsonl"
+        self._settings_path = _settings_path(self.path)
+        self._settings = settings
+        folder.mkdir(parents=True, exist_ok=True)
+        self._set_aside_if_changed()
+        self._set_settings(complete=False)
+        self._lines = _read_lines(self.path, mend=True) if self.path.exists() else []
+        self._batches: dict[str, list[Transcript]] = {}
+        for line in self._lines:
+            self._batches.setdefault(line.batch, []).append(line)
+
+    def __len__(self) -> int:
+        """Number of transcripts on disk."""
+        return len(self._lines)
+
+    def find_batch(self, rows: Sequence[dict[str, Any]]) -> list[Transcript] | None:
+        """The transcripts of these rows if they were decoded together; otherwise None.
+
+        int8 activations are quantized per batch, so a transcript belongs to its batch.
+        """
+        found = self._batches.get(rows[0]["id"], [])
+        if [(t.id, t.reference) for t in found] == [(row["id"], row["text"]) for row in rows]:
+            return found
+        return None
+
+    def append(self, transcripts: Iterable[Transcript]) -> None:
+        """Write transcripts and hand them to the operating system at once."""
+        with self.path.open("a", encoding="utf8") as file:
+            for transcript in transcripts:
+                file.write(_to_line(transcript))
+                file.flush()
+                self._lines.append(transcript)
+
+    def finish(self, transcripts: Sequence[Transcript]) -> None:
+        """Mark the file complete. Lines that are not among `transcripts` (of rows that the corpus lost) are dropped."""
+        if list(transcripts) != self._lines:
+            scratch = self.path.with_suffix(".tmp")
+            scratch.write_text("".join(map(_to_line, transcripts)), encoding="utf8")
+            scratch.replace(self.path)
+        self._set_settings(complete=True)
+
+    def _set_aside_if_changed(self) -> None:
+        if not self.path.exists():
+            return
+        if not self._settings_path.exists():
+            raise EvaluationError(f"{self.path} lies there without {self._settings_path.name}: delete or restore it")
+        changes = _differences(_read_json(self._settings_path)["settings"], self._settings)
+        if changes:
+            previous = self.path.with_suffix(".jsonl.previous")
+            self.path.replace(previous)
+            logger.warning(
+                "%s is begun anew, because its settings changed; what was there is in %s. %s",
+                self.path, previous.name, "; ".join(changes),
+            )  # fmt: skip
+
+    def _set_settings(self, *, complete: bool) -> None:
+        scratch = self._settings_path.with_suffix(".tmp")
+        text = json.dumps({"complete": complete, "settings": self._settings}, ensure_ascii=False, indent=1)
+        scratch.write_text(text + "\n", encoding="utf8")
+        scratch.replace(self._settings_path)
+
+
+def read_transcripts(path: Path) -> tuple[dict[str, Any], list[Transcript]]:
+    """Settings and transcripts of a finished file.
+
+    Raises `EvaluationError` when it is missing, unfinished or damaged.
+    """
+    settings_path = _settings_path(path)
+    if not path.exists() or not settings_path.exists():
+        raise EvaluationError(f"{path}: not there; run the evaluation of this arm and corpus")
+    document = _read_json(settings_path)
+    if not document["complete"]:
+        raise EvaluationError(f"{path}: unfinished; run the evaluation again, it goes on where it stopped")
+    settings: dict[str, Any] = document["settings"]
+    return settings, _read_lines(path, mend=False)
+
+
+def _settings_path(path: Path) -> Path:
+    return path.with_suffix(".settings.json")
+
+
+def _to_line(transcript: Transcript) -> str:
+    return json.dumps(asdict(transcript), ensure_ascii=False) + "\n"
+
+
+def _read_lines(path: Path, *, mend: bool) -> list[Transcript]:
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data) and mend:
+        # A line without its end was being written when the process died: its utterance is transcribed again.
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    elif len(whole) < len(data):
+        raise EvaluationError(f"{path}: its last line is torn; run the evaluation again")
+    return [_parse(path, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> Transcript:
+    try:
+        values = json.loads(line.decode("utf8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path}, line {number}: not JSON ({error}); delete the file to begin anew") from error
+    expected = {field.name for field in fields(Transcript)}
+    if not isinstance(values, dict) or set(values) != expected:
+        found = sorted(values) if isinstance(values, dict) else values
+        raise EvaluationError(
+            f"{path}, line {number}: has {found}, expected {sorted(expected)}; delete the file to begin anew"
+        )
+    return Transcript(**values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not JSON ({error}); delete it and the .jsonl beside it") from error
+    return document
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """'field: old → new' for every leaf that differs."""
+    changes = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            changes.append(f"{prefix}{name}: {old!r} → {new!r}")
+    return changes

@@ -1,0 +1,143 @@
+"""What is in an ONNX file: operators, bytes, and the integers packed in it. Read from the file, not from what wrote it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
+
+from qat_plugin.errors import ParityError
+from qat_plugin.export.packing import unpack_matmul_nbits
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
+
+QUANTIZED, SCALE, ZERO_POINT = ".weight_quantized", ".weight_scale", ".weight_zero_point"
+_COUNTED = ("MatMulInteger", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeLinear", "DequantizeLinear", "MatMul", "Conv")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """Nodes and initializers of one ONNX file; `If` branches included."""
+
+    name: str
+    nodes: list[NodeProto]
+    initializers: dict[str, Array]
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """How often each operator that computes with weights occurs."""
+        counts = Counter(node.op_type for node in self.nodes)
+        return {kind: counts[kind] for kind in _COUNTED if counts[kind]}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all initializers."""
+        return sum(array.nbytes for array in self.initializers.values())
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Bytes of packed integers with their scales and zero points."""
+        ends = (QUANTIZED, SCALE, ZERO_POINT)
+        return sum(array.nbytes for name, array in self.initializers.items() if name.endswith(ends))
+
+
+def read_file(path: Path) -> FileContent:
+    """Load an ONNX file with its external data."""
+    model = onnx.load(str(path))
+    initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return FileContent(path.name, list(_walk(model.graph)), initializers)
+
+
+def _walk(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _walk(attribute.g)
+
+
+def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> int:
+    """Compare every integer, scale, zero point and float tensor of the files with the checkpoint.
+
+    Returns how many integers were compared. Raises `ParityError` naming the first layer that differs, is missing, is
+    there as a float copy as well, or is executed by another operator than its scheme's.
+    """
+    initializers: dict[str, Array] = {}
+    for file in files:
+        initializers.update(file.initializers)
+    compared = 0
+    for module, weight in checkpoint.quantized.items():
+        _check_quantized(module, weight, initializers)
+        compared += weight.integers.size
+        if f"{module}.weight" in initializers or f"{module}.weight_transposed" in initializers:
+            raise ParityError(f"{module}: the file holds a float copy of its weight beside the integers")
+        consumers = {
+            node.op_type for file in files for node in file.nodes for name in node.input if name == f"{module}{QUANTIZED}"
+        }
+        operator = weight.scheme.operator
+        # A table that is only looked up, or reshaped for the product, is read by other operators.
+        allowed = {operator, "Gather", "GatherBlockQuantized", "Reshape"}
+        if not consumers or not consumers <= allowed:
+            raise ParityError(f"{module}: its integers are read by {sorted(consumers)}, expected {operator}")
+    for name, tensor in checkpoint.tensors.items():
+        _check_float(name, tensor, initializers)
+    return compared
+
+
+def _check_quantized(module: str, weight: QuantizedWeight, initializers: dict[str, Array]) -> None:
+    try:
+        packed, scale = initializers[f"{module}{QUANTIZED}"], initializers[f"{module}{SCALE}"]
+        points = initializers[f"{module}{ZERO_POINT}"] if weight.zero_point is not None else None
+    except KeyError as error:
+        raise ParityError(f"{module}: the file has no initializer {error}") from None
+    out = weight.integers.shape[0]
+    if weight.scheme.operator == "MatMulNBits":
+        assert points is not None and weight.zero_point is not None
+        groups = weight.scale.shape[1]
+        integers, zero_point = unpack_matmul_nbits(packed.reshape(out, groups, -1), points)
+        if not np.array_equal(zero_point, weight.zero_point):
+            raise ParityError(f"{module}: its zero points are not the trained ones")
+    elif weight.scheme.operator == "MatMulInteger":
+        integers = packed.T
+    else:
+        integers = packed.reshape(out, -1)
+    if integers.shape != weight.integers.shape or not np.array_equal(integers, weight.integers):
+        count = int((integers != weight.integers).sum()) if integers.shape == weight.integers.shape else integers.size
+        raise ParityError(f"{module}: {count} of its {weight.integers.size} integers are not the trained ones")
+    if not np.array_equal(scale.reshape(-1), weight.scale.reshape(-1)):
+        raise ParityError(f"{module}: its scales are not the trained ones")
+
+
+def _check_float(name: str, tensor: Array, initializers: dict[str, Array]) -> None:
+    stored = initializers.get(name)
+    if stored is None and f"{name}_transposed" in initializers:
+        stored = initializers[f"{name}_transposed"].T
+    if stored is None or not np.array_equal(stored, tensor):
+        raise ParityError(f"{name}: {'missing from the file' if stored is None else 'differs from the checkpoint'}")
+
+
+def check_operators(files: list[FileContent], checkpoint: QuantizedCheckpoint, *, activations: bool) -> None:
+    """Compare the number of quantized products with what the checkpoint's schemes ask for.
+
+    Raises `ParityError` with both numbers.
+    """
+    found = Counter(node.op_type for file in files for node in file.nodes)
+    kinds = Counter(weight.scheme.operator for weight in checkpoint.quantized.values())
+    tied = "model.decoder.embed_tokens" in checkpoint.quantized and "proj_out" not in checkpoint.quantized
+    for operator in ("MatMulNBits", "MatMulInteger"):
+        # The tied embedding counts once either way: one weight, one product.
+        expected = kinds[operator] if activations or operator == "MatMulNBits" else 0
+        if found[operator] != expected:
+            raise ParityError(f"the files hold {found[operator]} {operator}, the checkpoint's schemes ask for {expected}")
+    lookups = found["GatherBlockQuantized"]
+    expected_lookups = int(tied and checkpoint.quantized["model.decoder.embed_tokens"].scheme.operator == "MatMulNBits")
+    if lookups != expected_lookups:
+        raise ParityError(f"the files hold {lookups} GatherBlockQuantized, expected {expected_lookups}")

@@ -1,0 +1,65 @@
+"""A checkpoint folder → a complete ONNX folder, verified before it gets its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qat_plugin.errors import WorkspaceError
+from qat_plugin.export.gate import ParityReport, check_parity
+from qat_plugin.export.writer import export_onnx
+from qat_plugin.fake_quant.checkpoint import read_checkpoint
+from qat_plugin.files import sha256_of
+
+def export_verified(
+    checkpoint_folder: str | Path,
+    output_dir: str | Path,
+    *,
+    parity_audio: Sequence[NDArray[np.float32]],
+    language: str,
+    task: str,
+) -> ParityReport:
+    """Export `checkpoint_folder` and verify the files; `output_dir` comes to be only when they pass.
+
+    `parity_audio`: 16 kHz clips on which greedy tokens are compared. Beside the model, `output_dir` holds
+
+    * `quantization.json`: {"target": str | null, "skip_modules": [glob], "operators": {file: {operator: count}},
+      "files": {name: sha256}};
+    * `parity.json`: the fields of `ParityReport`.
+
+    Raises `ParityError` when a check fails, and what `export_onnx` raises; an earlier `output_dir` then stays.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "quantization.json").is_file()):
+        raise WorkspaceError(f"{output_dir} holds something else than an earlier export: name a new folder or empty it")
+    partial = output_dir.with_name(f".{output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    checkpoint = read_checkpoint(checkpoint_folder)
+    try:
+        export_onnx(checkpoint, partial)
+        report = check_parity(checkpoint, partial, audio=parity_audio, language=language, task=task)
+        description: dict[str, Any] = {
+            "target": checkpoint.target,
+            "skip_modules": list(checkpoint.skip_modules),
+            "operators": report.operators,
+            "files": {path.name: sha256_of(path) for path in sorted(partial.iterdir())},
+        }
+        _write_json(partial / "quantization.json", description)
+        _write_json(partial / "parity.json", report.to_dict())
+        if output_dir.exists():
+            shutil.rmtree(output_dir)  # an earlier export or empty, as checked above
+        partial.rename(output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+

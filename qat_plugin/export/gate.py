@@ -1,0 +1,189 @@
+"""The parity gate: is the ONNX file what was trained?
+
+Every check reads the files that will ship. A failed one raises `ParityError`, and nothing is published.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from qat_plugin.errors import ParityError
+from qat_plugin.export.census import check_operators, check_weights, read_file
+from qat_plugin.export.writer import GRAPHS, export_onnx
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
+from qat_plugin.fake_quant.schemes import get_target
+from qat_plugin.models import load_fake_quant, load_processor, load_whisper
+from qat_plugin.runtime import QuantizedWhisper
+from qat_plugin.runtime.decoding import language_and_task
+
+# Share of clips whose greedy tokens must be the trained model's. One float32 rounding that falls the other way can flip
+# an 8-bit rounding, and that a token; in the weight-only arithmetic there is nothing to flip.
+_MIN_IDENTICAL = {"int8": 0.97, "int4": 0.99, None: 0.99}
+
+# Clips on which logits are compared: each takes two passes of the model, and one wrong weight shows on any of them.
+_LOGIT_CLIPS = 2
+
+Audio = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What the gate measured; `parity.json` holds these fields.
+
+    Attributes:
+        passed: True; a gate that fails raises instead.
+        target: "int8", "int4", or None for a float export.
+        layers: layers with packed integers.
+        integers_compared: integers read from the files and equal to the checkpoint's, all of them.
+        operators: file → operator → count.
+        weight_bytes, quantized_bytes: of all initializers; of integers with their scales and zero points.
+        quantized_share: quantized_bytes / weight_bytes.
+        max_weight_only_logit_difference: largest |Δlogit| between ONNX Runtime and torch with float activations.
+        greedy_clips, greedy_identical: clips decoded by both, and those with the same tokens throughout.
+    """
+
+    passed: bool
+    target: str | None
+    layers: int
+    integers_compared: int
+    operators: dict[str, dict[str, int]]
+    weight_bytes: int
+    quantized_bytes: int
+    quantized_share: float
+    max_weight_only_logit_difference: float
+    greedy_clips: int
+    greedy_identical: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def check_parity(
+    checkpoint: QuantizedCheckpoint, onnx_dir: Path, *, audio: Sequence[Audio], language: str, task: str
+) -> ParityReport:
+    """Verify `onnx_dir` against `checkpoint`.
+
+    1. `onnx.checker` on both graphs;
+    2. every integer, scale, zero point and float tensor in the files equals the checkpoint's;
+    3. as many quantized operators as the checkpoint's schemes ask for;
+    4. logits of the weight-only arithmetic on `audio`, with the model's own tokens, against torch in float64;
+    5. greedy tokens on `audio`, in the arithmetic that ships, against the fake-quantized torch model. All must be equal in
+       99 % (int4, float) or 97 % (int8) of the clips; one may differ where that would allow none, but never the only one.
+
+    `audio`: 16 kHz clips of at most the model's window. Raises `ParityError` naming the layer or the figure.
+    """
+    if not audio:
+        raise ParityError(f"{onnx_dir}: there is no clip to compare on: set `parity_samples` to 1 or more")
+    for name in GRAPHS:
+        _check_with_onnx(onnx_dir / name)
+    files = [read_file(onnx_dir / name) for name in GRAPHS]
+    compared = check_weights(files, checkpoint)
+    check_operators(files, checkpoint, activations=True)
+    operators = {file.name: file.operators for file in files}
+    total, quantized = sum(file.weight_bytes for file in files), sum(file.quantized_bytes for file in files)
+    del files  # as large as the model
+    processor = load_processor(onnx_dir)
+    difference = _compare_logits(checkpoint, processor, audio[:_LOGIT_CLIPS], language, task)
+    identical = _compare_tokens(checkpoint, onnx_dir, processor, audio, language, task)
+    return ParityReport(
+        passed=True,
+        target=checkpoint.target,
+        layers=len(checkpoint.quantized),
+        integers_compared=compared,
+        operators=operators,
+        weight_bytes=total,
+        quantized_bytes=quantized,
+        quantized_share=round(quantized / total, 4),
+        max_weight_only_logit_difference=difference,
+        greedy_clips=len(audio),
+        greedy_identical=identical,
+    )
+
+
+def _check_with_onnx(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ParityError(f"{path.name}: onnx.checker refuses it: {error}") from error
+
+
+def _trained_model(checkpoint: QuantizedCheckpoint) -> WhisperForConditionalGeneration:
+    return load_whisper(checkpoint.folder).eval() if checkpoint.target is None else load_fake_quant(checkpoint.folder)
+
+
+def _features(processor: WhisperProcessor, clip: Audio) -> torch.Tensor:
+    extractor = processor.feature_extractor
+    features = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
+    assert isinstance(features, torch.Tensor)
+    return features
+
+
+def _compare_logits(
+    checkpoint: QuantizedCheckpoint, processor: WhisperProcessor, audio: Sequence[Audio], language: str, task: str
+) -> float:
+    # The vanilla model, whose weights are the folded ones, in float64: so only ONNX Runtime's own rounding is measured.
+    reference, largest = load_whisper(checkpoint.folder).double().eval(), 0.0
+    bound = get_target(checkpoint.target or "int8").max_weight_only_logit_difference
+    with tempfile.TemporaryDirectory(dir=checkpoint.folder.parent) as scratch:
+        export_onnx(checkpoint, Path(scratch), activations=False)
+        check_operators([read_file(Path(scratch) / name) for name in GRAPHS], checkpoint, activations=False)
+        model = QuantizedWhisper.from_pretrained(scratch)
+        asked = language_and_task(model.generation_config, language, task)
+        processor.tokenizer.set_prefix_tokens(**asked)
+        prompt = torch.tensor([processor.tokenizer.prefix_tokens])
+        for number, clip in enumerate(audio):
+            features = _features(processor, clip)
+            tokens = torch.cat([prompt, model.generate(features, num_beams=1, do_sample=False, **asked)], dim=1)
+            tokens = tokens[:, : model.config.max_target_positions]
+            with torch.no_grad():
+                expected = reference(input_features=features.double(), decoder_input_ids=tokens).logits
+                found = model(input_features=features, decoder_input_ids=tokens).logits
+                states = (model.get_encoder()(features)[0] - reference.model.encoder(features.double())[0]).abs().max()
+            difference = float((found - expected).abs().max())
+            largest = max(largest, difference)
+            if not difference <= bound:
+                raise ParityError(
+                    f"weight-only logits on clip {number} differ from torch's by {difference:.2e}, more than {bound:.0e}; "
+                    f"the encoder's states differ by {float(states):.2e}"
+                )
+    return largest
+
+
+def _compare_tokens(
+    checkpoint: QuantizedCheckpoint,
+    onnx_dir: Path,
+    processor: WhisperProcessor,
+    audio: Sequence[Audio],
+    language: str,
+    task: str,
+) -> int:
+    reference, model = _trained_model(checkpoint), QuantizedWhisper.from_pretrained(onnx_dir)
+    asked = language_and_task(model.generation_config, language, task)
+    different = []
+    for number, clip in enumerate(tqdm(audio, desc="comparing tokens", unit="clip")):
+        features = _features(processor, clip)
+        found = model.generate(features, num_beams=1, do_sample=False, **asked)
+        with torch.no_grad():
+            expected = reference.generate(features, num_beams=1, do_sample=False, **asked)
+        if found.tolist() != expected.tolist():
+            different.append(number)
+    share = _MIN_IDENTICAL[checkpoint.target]
+    allowed = min(max(1, int((1 - share) * len(audio) + 1e-9)), len(audio) - 1)
+    if len(different) > allowed:
+        raise ParityError(
+            f"greedy tokens differ from the trained model's on {len(different)} of {len(audio)} clips ({different}); "
+            f"{checkpoint.target or 'float'} allows {allowed}"
+        )
+    return len(audio) - len(different)

@@ -1,0 +1,61 @@
+"""The files of an ONNX folder: two graphs, and what transformers, Optimum and transformers.js read beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from qat_plugin.errors import ExportError
+from qat_plugin.export.decoder import build_decoder
+from qat_plugin.export.encoder import build_encoder
+from qat_plugin.export.model import EXTERNAL_DATA_BYTES, save_model
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
+
+GRAPHS = {"encoder_model.onnx": build_encoder, "decoder_model_merged.onnx": build_decoder}
+
+_COMPANIONS = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "normalizer.json",
+)  # fmt: skip
+_NEEDED = ("config.json", "generation_config.json", "tokenizer_config.json")
+
+
+def export_onnx(
+    checkpoint: QuantizedCheckpoint,
+    output_dir: Path,
+    *,
+    activations: bool = True,
+    external_data_bytes: int = EXTERNAL_DATA_BYTES,
+) -> None:
+    """Write `encoder_model.onnx`, `decoder_model_merged.onnx` and what belongs beside them to `output_dir`.
+
+    Integers and scales are the checkpoint's own. `activations=False` writes the weight-only arithmetic. Weights of
+    `external_data_bytes` or more go to `*.onnx_data`.
+
+    Raises `ExportError` when the checkpoint lacks a companion file, `WorkspaceError` when the disk has no room.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _copy_companions(checkpoint.folder, output_dir)
+    for name, build in tqdm(GRAPHS.items(), desc="writing ONNX", unit="graph"):
+        save_model(build(checkpoint, activations=activations), output_dir / name, external_data_bytes=external_data_bytes)
+
+
+def _copy_companions(source: Path, target: Path) -> None:
+    for name in _COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+        elif name in _NEEDED:
+            raise ExportError(f"{source} has no {name}: save model and processor there with `save_pretrained`")
+    if not (target / "preprocessor_config.json").is_file():
+        # transformers 5 keeps the feature extractor inside processor_config.json; older ones and other clients look here.
+        if not (source / "processor_config.json").is_file():
+            raise ExportError(
+                f"{source} has neither processor_config.json nor preprocessor_config.json: save the processor there with "
+                "`save_pretrained`"
+            )
+        extractor = json.loads((source / "processor_config.json").read_text(encoding="utf8"))["feature_extractor"]
+        text = json.dumps(extractor, indent=2, sort_keys=True) + "\n"
+        (target / "preprocessor_config.json").write_text(text, encoding="utf8")

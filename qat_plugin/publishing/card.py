@@ -1,0 +1,183 @@
+"""The Hub's README.md, rendered from a document of measured figures: `qat_plugin.publishing.document` describes it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined, Template, UndefinedError
+
+from qat_plugin.errors import PublishError
+from qat_plugin.publishing.languages import hub_language
+
+Document = Mapping[str, Any]
+
+ARM = "qat"
+"""The arm that is published: the card is about it, the other arms are what it is compared with."""
+
+POOLED = "all corpora"
+
+_ARM_NAMES = {
+    "fp": "float",
+    "fp-ft": "float, fine-tuned",
+    "ptq": "quantized without training",
+    "qat": "**this model**, quantization-aware training",
+}
+_NORMALIZERS = {
+    "basic": "Whisper's BasicTextNormalizer: lower case, no punctuation; words part at apostrophes and hyphens, "
+    "accents stay",
+    "none": "none: case and punctuation count",
+}
+_TAGS = ("whisper", "onnx", "onnxruntime", "quantization", "qat", "quantization-aware-training")
+_TASK = "automatic-speech-recognition"
+
+
+def render_card(document: Document) -> str:
+    """The whole README.md: front matter and body. The same document gives the same text.
+
+    `document` is what `card_document` returns and `write_card` saves.
+
+    Raises `PublishError` naming what the document lacks, or a language that is none.
+    """
+    try:
+        return _template().render(
+            **document,
+            front_matter=card_metadata(document).to_yaml(),
+            arm=ARM,
+            title=_title(document),
+            repo=document["repo_id"] or "path/to/this/folder",
+            language_code=hub_language(document["settings"]["language"]),
+            arm_names=_ARM_NAMES,
+            normalizer=_NORMALIZERS[document["settings"]["normalizer"]],
+            by_corpus=_by_corpus(document),
+            parity_rows=list(_flatten(document["parity"])),
+            recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),
+        )
+    except (KeyError, UndefinedError) as error:
+        raise PublishError(
+            f"the results lack {error}, which the card shows: run `qat-plugin evaluate` and `qat-plugin card` again"
+        ) from error
+
+
+def card_metadata(document: Document) -> ModelCardData:
+    """The front matter: what the Hub indexes, with a model-index of one WER for each test corpus."""
+    recipe, base_model = document["recipe"], document["base_model"]["hub_id"]
+    definitions = document["definitions"]
+    trained_on = [definitions[name]["hub_id"] for name in recipe.get("train_corpora", []) if name in definitions]
+    return ModelCardData(
+        language=hub_language(document["settings"]["language"]),
+        license=recipe["model_license"],
+        library_name="onnx",
+        pipeline_tag=_TASK,
+        base_model=base_model,
+        datasets=sorted({hub_id for hub_id in trained_on if hub_id}) or None,
+        metrics=["wer"],
+        tags=[*_TAGS, _format(document)],
+        model_name=_title(document),
+        eval_results=evaluation_results(document),
+        base_model_relation=base_model and "quantized",
+    )
+
+
+def evaluation_results(document: Document) -> list[EvalResult]:
+    """The published arm's WER in percent on each test corpus, as the front matter lists them."""
+    entries = []
+    for corpus, measurement in document["measurements"][ARM].items():
+        definition = document["definitions"].get(corpus) or {}
+        hub_id = definition.get("hub_id")
+        place = {f"dataset_{key}": definition[key] for key in ("config", "split", "revision")} if hub_id else {}
+        entries.append(
+            EvalResult(
+                task_type=_TASK,
+                task_name="Automatic Speech Recognition",
+                dataset_type=hub_id or corpus,
+                dataset_name=corpus,
+                metric_type="wer",
+                metric_name="WER",
+                metric_value=round(100 * measurement["wer"], 2),
+                **place,
+            )
+        )
+    return entries
+
+
+def _title(document: Document) -> str:
+    given = document["recipe"].get("model_title")
+    return str(given or f"{document['base_model']['name'].split('/')[-1]}-{_format(document)}-qat")
+
+
+def _format(document: Document) -> str:
+    return str(document["arms"][ARM]["format"])
+
+
+def _by_corpus(document: Document) -> dict[str, dict[str, Any]]:
+    """Corpus → arm → measurement, with all corpora together last where there are several."""
+    arms, measurements = list(document["arms"]), document["measurements"]
+    table = {corpus: {arm: measurements[arm][corpus] for arm in arms} for corpus in document["corpora"]}
+    if len(table) > 1:
+        table[POOLED] = {arm: document["pooled"][arm] for arm in arms}
+    return table
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(words, value) of every single value in nested mappings; lists are what the values were computed from."""
+    for key, value in values.items():
+        name = prefix + (key if "." in key else key.replace("_", " "))  # file names stay
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}: ")
+        elif not isinstance(value, list) and value is not None:
+            yield name, value
+
+
+# --- how the template writes figures
+
+
+def _percent(fraction: float, digits: int = 1) -> str:
+    return f"{100 * fraction:.{digits}f}"
+
+
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _cell(text: Any) -> str:
+    """Text that stays within one cell of a Markdown table."""
+    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "percent": _percent, "signed": _signed, "megabytes": _megabytes, "duration": _duration, "value": _value,
+        "cell": _cell,
+    }  # fmt: skip
+    source = resources.files("qat_plugin.publishing") / "templates" / "card.md.jinja"
+    return environment.from_string(source.read_text(encoding="utf8"))

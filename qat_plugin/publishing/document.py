@@ -1,0 +1,142 @@
+"""What a card is rendered from: the results of the evaluation, with what else the page says and without local paths."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qat_plugin.errors import PublishError
+from qat_plugin.publishing.card import render_card
+
+# The fields of a recipe that decide the model or its figures, in the order in which a card shows them.
+SHOWN_FIELDS = (
+    "model_name_or_path", "model_revision", "language", "task", "freeze_encoder",
+    "train_corpora", "train_data", "max_train_samples", "sample_seed", "min_duration_in_seconds",
+    "max_duration_in_seconds", "max_label_length", "join_to_seconds",
+    "target", "group_size", "skip_modules", "weight_observer", "calibration_samples", "learned_scales",
+    "scale_learning_rate", "fake_quantize_activations", "fake_quant_start_step", "freeze_scales_step",
+    "teacher_model_name_or_path", "distillation_temperature", "ce_weight", "kl_weight", "encoder_weight",
+    "decoder_weight", "pseudo_labels",
+    "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor",
+    "bf16", "fp16", "gradient_checkpointing", "seed",
+    "corpora", "test_data", "arms", "max_eval_samples", "min_eval_words", "normalizer", "eval_num_beams",
+    "eval_batch_size", "bootstrap_resamples", "parity_samples", "num_threads",
+    "model_license", "model_title", "base_model",
+)  # fmt: skip
+
+_MODEL_FIELDS = ("model_name_or_path", "teacher_model_name_or_path")
+_PATH_FIELDS = ("train_corpora", "train_data", "corpora", "test_data")
+_DEFINITION_FIELDS = ("source", "config", "split", "revision", "license", "description")
+
+
+def write_card(
+    results_file: str | Path,
+    onnx_folder: str | Path,
+    card_folder: str | Path,
+    *,
+    corpora: Iterable[Mapping[str, Any]] = (),
+) -> Path:
+    """Write `card_folder`/results.json, the document of the card, and `card_folder`/README.md, rendered from it.
+
+    `results_file` is what `qat_plugin.evaluation.results` wrote, `onnx_folder` is the qat arm's, whose parity.json the
+    card quotes, `corpora` are the definitions of training and test corpora as dicts. Returns the path of README.md.
+
+    Raises `PublishError` when parity.json is missing or the results lack what a card says.
+    """
+    card_folder = Path(card_folder)
+    document = card_document(read_object(Path(results_file), "qat-plugin evaluate"), onnx_folder, corpora=corpora)
+    text = render_card(document)
+    card_folder.mkdir(parents=True, exist_ok=True)
+    (card_folder / "results.json").write_text(
+        json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf8"
+    )
+    path = card_folder / "README.md"
+    path.write_text(text, encoding="utf8")
+    return path
+
+
+def card_document(
+    results: Mapping[str, Any], onnx_folder: str | Path, *, corpora: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The results with these keys added or replaced::
+
+        "recipe":       the fields of `SHOWN_FIELDS` that are set, local paths shortened
+        "base_model":   {"hub_id": str | null, "name": str}; the recipe's `base_model` where it started from a folder
+        "repo_id":      str | null, the recipe's `hub_model_id`
+        "parity":       the ONNX folder's parity.json
+        "definitions":  {corpus: {source, config, split, revision, license, description, hub_id}}
+
+    Arguments and errors as in `write_card`.
+    """
+    recipe = results["recipe"]
+    model = str(recipe["model_name_or_path"])
+    hub_id = recipe.get("base_model") or _hub_id(model)
+    return {
+        **results,
+        "recipe": {name: _public(name, recipe[name]) for name in SHOWN_FIELDS if _is_set(recipe.get(name))},
+        "base_model": {"hub_id": hub_id, "name": hub_id or Path(model).name},
+        "repo_id": recipe.get("hub_model_id"),
+        "parity": read_parity(onnx_folder),
+        "definitions": {definition["name"]: _public_definition(definition) for definition in corpora},
+    }
+
+
+def read_parity(onnx_folder: str | Path) -> dict[str, Any]:
+    """The measured values of the gate that an exported folder passed.
+
+    Raises `PublishError` when parity.json is missing, is no JSON object, or says that the gate did not pass.
+    """
+    path = Path(onnx_folder) / "parity.json"
+    parity = read_object(path, "qat-plugin export")
+    if parity.get("passed") is not True:
+        raise PublishError(
+            f"{path}: `passed` is {parity.get('passed')!r}: these files do not compute what was trained; "
+            "run `qat-plugin export` again"
+        )
+    return parity
+
+
+def read_object(path: Path, command: str) -> dict[str, Any]:
+    """The object in a JSON file that `command` writes. Raises `PublishError` when it is missing or something else."""
+    if not path.is_file():
+        raise PublishError(f"{path} is missing: run `{command}` first")
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise PublishError(f"{path} is not JSON ({error}): run `{command}` again") from error
+    if not isinstance(value, dict):
+        raise PublishError(f"{path} holds a {type(value).__name__}, not an object: run `{command}` again")
+    return value
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value != []
+
+
+def _public(name: str, value: Any) -> Any:
+    """A recipe value as others may see it: of local paths, the last part of a model's and the last two of data's."""
+    if name in _MODEL_FIELDS:
+        return value if _hub_id(value) else Path(value).name
+    if name in _PATH_FIELDS:
+        return ["/".join(Path(entry).parts[-2:]) if _is_path(entry) else entry for entry in value]
+    return value
+
+
+def _public_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
+    public = {name: definition.get(name) for name in _DEFINITION_FIELDS}
+    return {**public, "hub_id": _hub_id(definition.get("path")) if definition["source"] == "hub" else None}
+
+
+def _hub_id(name: str | None) -> str | None:
+    """`name` if it is a Hub id; None for a local folder, which may look like one."""
+    if name is None or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or Path(name).exists():
+        return None
+    return name
+
+
+def _is_path(entry: str) -> bool:
+    return "/" in entry or "\\" in entry or Path(entry).suffix != ""

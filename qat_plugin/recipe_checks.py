@@ -1,0 +1,292 @@
+"""What a recipe's values must be: types, bounds, and combinations that cannot work.
+
+Every function is pure: values in, a list of messages out. A message quotes the fields, their values, and the mend.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin
+
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+from qat_plugin.fake_quant.schemes import GROUP_SIZES
+
+Values = Mapping[str, Any]
+"""Every field of a recipe by its name, defaults filled in."""
+
+ARMS = ("fp", "ptq", "qat")
+WINDOW = 30.0
+"""Seconds that Whisper hears at once."""
+
+# Inclusive bounds; None: open.
+_BOUNDS: dict[str, tuple[float, float | None]] = {
+    "max_train_samples": (1, None),
+    "min_duration_in_seconds": (0, None),
+    "max_duration_in_seconds": (0, WINDOW),
+    "max_label_length": (1, None),
+    "max_bad_row_share": (0, 1),
+    "join_to_seconds": (0, WINDOW),
+    "preprocessing_num_workers": (1, None),
+    "calibration_samples": (0, None),
+    "scale_learning_rate": (0, None),
+    "fake_quant_start_step": (0, None),
+    "freeze_scales_step": (0, None),
+    "ce_weight": (0, None),
+    "kl_weight": (0, None),
+    "encoder_weight": (0, None),
+    "decoder_weight": (0, None),
+    "max_eval_samples": (1, None),
+    "min_eval_words": (1, None),
+    "eval_num_beams": (1, None),
+    "eval_batch_size": (1, None),
+    "bootstrap_resamples": (1, None),
+    "parity_samples": (1, None),
+    "num_threads": (1, None),
+    "learning_rate": (0, None),
+    "per_device_train_batch_size": (1, None),
+    "per_device_eval_batch_size": (1, None),
+    "gradient_accumulation_steps": (1, None),
+}
+_DISTILLATION_WEIGHTS = ("kl_weight", "encoder_weight", "decoder_weight")
+
+
+def quote(value: Any) -> str:
+    """A value as a recipe spells it."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is most likely meant to be, if any is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def check_keys(keys: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A message for every key that is not a field."""
+    names = list(known)
+    messages = []
+    for key in keys:
+        if key not in names:
+            near = closest(key, names)
+            mend = f"did you mean '{near}'?" if near else "'qat-plugin fields' lists the fields"
+            messages.append(f"unknown field '{key}': {mend}")
+    return messages
+
+
+def check_types(values: Values, hints: Mapping[str, Any]) -> list[str]:
+    """A message for every value that is not of its field's type; `hints` are resolved type hints by field."""
+    messages = []
+    for name, value in values.items():
+        if not _matches(value, hints[name]):
+            message = f"{name} is {quote(value)}: it must be {_describe(hints[name])}"
+            if isinstance(value, str) and _matches(_unquoted(value), hints[name]):
+                message += "; write it without quotes"
+            messages.append(message)
+    return messages
+
+
+def check_values(values: Values) -> list[str]:
+    """A message for every value out of bounds and every combination that cannot work."""
+    messages: list[str] = []
+    for check in _CHECKS:
+        messages += check(values)
+    return messages
+
+
+def _bounds(v: Values) -> Iterator[str]:
+    for name, (low, high) in _BOUNDS.items():
+        value = v[name]
+        if value is None or (value >= low and (high is None or value <= high)):
+            continue
+        mend = f"{low:g} or more" if high is None else f"between {low:g} and {high:g}"
+        yield f"{name} is {quote(value)}: it must be {mend}"
+    temperature = v["distillation_temperature"]
+    if temperature <= 0:
+        yield f"distillation_temperature is {quote(temperature)}: it must be above 0; 1 changes nothing"
+
+
+def _language(v: Values) -> Iterator[str]:
+    known = [*LANGUAGES, *TO_LANGUAGE_CODE]
+    if v["language"].lower() not in known:
+        near = closest(v["language"].lower(), known)
+        mend = f"did you mean '{near}'?" if near else "give a name or code of Whisper's, as in 'french' or 'fr'"
+        yield f"language is {quote(v['language'])}, which Whisper does not know: {mend}"
+
+
+def _train_data(v: Values) -> Iterator[str]:
+    if not (v["train_corpora"] or v["train_data"]):
+        yield "train_corpora and train_data are both empty: name a corpus or a manifest to train and calibrate on"
+
+
+def _durations(v: Values) -> Iterator[str]:
+    low, high = v["min_duration_in_seconds"], v["max_duration_in_seconds"]
+    if low >= high:
+        yield (
+            f"min_duration_in_seconds is {quote(low)} and max_duration_in_seconds is {quote(high)}: no clip is left; "
+            "lower the first"
+        )
+
+
+def _streaming(v: Values) -> Iterator[str]:
+    if not v["streaming"]:
+        return
+    if v["max_steps"] <= 0:
+        yield f"streaming is true and max_steps is {quote(v['max_steps'])}: a stream has no length, so set max_steps"
+    if v["pseudo_labels"]:
+        yield (
+            "streaming and pseudo_labels are both true: the teacher transcribes a corpus once, before training; "
+            "turn one off"
+        )
+
+
+def _validation(v: Values) -> Iterator[str]:
+    train = {*v["train_corpora"], *v["train_data"]}
+    validation, test = set(v["validation_data"]), {*v["corpora"], *v["test_data"]}
+    for name in sorted(train & test):
+        yield f"{quote(name)} is both trained on and tested on: take it out of one of them"
+    for name in sorted(validation & (train | test)):
+        yield f"{quote(name)} in validation_data is also trained or tested on: take it out of one of them"
+    strategy = v["eval_strategy"]
+    evaluates = strategy != "no"
+    if evaluates and not validation:
+        yield f"eval_strategy is {quote(strategy)} and validation_data is empty: name speech to measure on"
+    if validation and not evaluates:
+        yield (
+            f'validation_data is {quote(v["validation_data"])} and eval_strategy is "no", so that nothing reads it: '
+            'set eval_strategy to "steps" or "epoch"'
+        )
+
+
+def _quantization(v: Values) -> Iterator[str]:
+    if v["target"] == "int4" and v["group_size"] not in GROUP_SIZES:
+        yield f"group_size is {quote(v['group_size'])}: target int4 has groups of {', '.join(map(str, GROUP_SIZES))}"
+    start, freeze, steps = v["fake_quant_start_step"], v["freeze_scales_step"], v["max_steps"]
+    if freeze is not None and freeze < start:
+        yield (
+            f"freeze_scales_step is {quote(freeze)} and fake_quant_start_step is {quote(start)}: scales would stand "
+            "still before they are used; raise the first or leave it out"
+        )
+    if 0 < steps <= start:
+        yield (
+            f"fake_quant_start_step is {quote(start)} and max_steps is {quote(steps)}: nothing would be quantized; "
+            "lower the first"
+        )
+
+
+def _distillation(v: Values) -> Iterator[str]:
+    weights = {name: v[name] for name in ("ce_weight", *_DISTILLATION_WEIGHTS)}
+    if not any(weights.values()):
+        yield f"{', '.join(weights)} are all 0: nothing would be learned; set ce_weight or one of the others above 0"
+    teacher = v["teacher_model_name_or_path"]
+    if teacher is not None and not v["pseudo_labels"] and not any(v[name] for name in _DISTILLATION_WEIGHTS):
+        yield (
+            f"teacher_model_name_or_path is {quote(teacher)} and {', '.join(_DISTILLATION_WEIGHTS)} are all 0: it "
+            "would teach nothing; set one of them, set pseudo_labels, or leave the teacher out"
+        )
+
+
+def _evaluation(v: Values) -> Iterator[str]:
+    arms = v["arms"]
+    for arm in arms:
+        if arm not in ARMS:
+            yield f"arms is {quote(arms)}: {quote(arm)} is not one of {', '.join(ARMS)}"
+    if len(set(arms)) < len(arms):
+        yield f"arms is {quote(arms)}: name each arm once"
+    for arm, reason in (("fp", "degradation is measured against it"), ("qat", "it is what is trained and published")):
+        if arm not in arms:
+            yield f"arms is {quote(arms)}: add {quote(arm)}, {reason}"
+    if not (v["corpora"] or v["test_data"]):
+        yield "corpora and test_data are both empty: name a corpus or a manifest to verify and measure the model on"
+
+
+def _precision(v: Values) -> Iterator[str]:
+    if v["bf16"] and v["fp16"]:
+        yield "bf16 and fp16 are both true: keep one"
+
+
+def _tokens(v: Values) -> Iterator[str]:
+    for name, value in v.items():
+        if name.endswith("_token") and value is not None:
+            yield (
+                f"{name} is set: a recipe is kept beside the output, so it must hold no secret; use 'hf auth login' or "
+                "the variable HF_TOKEN"
+            )
+
+
+_CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
+    _bounds,
+    _language,
+    _train_data,
+    _durations,
+    _streaming,
+    _validation,
+    _quantization,
+    _distillation,
+    _evaluation,
+    _precision,
+    _tokens,
+)
+
+
+def _unquoted(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a Union. Beside an Enum, `str` is none: transformers spells its enums `Enum | str`."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    has_enum = any(isinstance(option, type) and issubclass(option, Enum) for option in options)
+    return tuple(option for option in options if not (has_enum and option is str))
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    options = _options(hint)
+    if len(options) > 1:
+        return any(_matches(value, option) for option in options)
+    kind = options[0]
+    if kind is Any:
+        return True
+    if kind in (None, types.NoneType):
+        return value is None
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
+    if origin is list:
+        return isinstance(value, list) and all(_matches(item, get_args(kind)[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if issubclass(origin, Enum):
+        return any(value == choice.value for choice in origin)
+    if origin is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Exact, because True is an int to isinstance. Objects that JSON cannot spell never match.
+    return type(value) is origin
+
+
+_WORDS = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "an object"}
+
+
+def _describe(hint: Any) -> str:
+    words = []
+    for kind in _options(hint):
+        origin = get_origin(kind) or kind
+        if origin is Literal:
+            words.append("one of " + ", ".join(quote(choice) for choice in get_args(kind)))
+        elif origin is list:
+            item = get_args(kind)[0]
+            words.append("a list of strings" if item is str else f"a list of items that are each {_describe(item)}")
+        elif kind in (None, types.NoneType):
+            words.append("null")
+        elif isinstance(origin, type) and issubclass(origin, Enum):
+            words.append("one of " + ", ".join(quote(choice.value) for choice in origin))
+        elif origin in _WORDS:
+            words.append(_WORDS[origin])
+    return " or ".join(words)

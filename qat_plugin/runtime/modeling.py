@@ -1,0 +1,257 @@
+"""`QuantizedWhisper`: transformers' own Whisper generation on top of ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, WhisperConfig
+from transformers.generation import SuppressTokensAtBeginLogitsProcessor, SuppressTokensLogitsProcessor
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+from qat_plugin.errors import ModelError
+from qat_plugin.runtime.files import ModelFiles, find_model_files
+from qat_plugin.runtime.sessions import DecoderCache, DecoderSession, EncoderSession
+
+# What needs attention weights or hidden states, which the graphs do not give, or a cache that can be cropped.
+_UNSUPPORTED = {
+    "return_token_timestamps": "word timestamps need attention weights; use return_timestamps=True for segments",
+    "output_attentions": "the graphs give no attention weights",
+    "output_hidden_states": "the graphs give no hidden states",
+    "assistant_model": "assisted decoding is not possible on these graphs",
+    "past_key_values": "a cache belongs to a single call",
+    "cache_implementation": "the cache is ONNX Runtime's",
+}
+
+
+class _SuppressTokens(SuppressTokensLogitsProcessor):
+    """Transformers' processor without its search through the whole vocabulary at every token, with the same result."""
+
+    def __init__(self, tokens: torch.Tensor, vocab_size: int) -> None:
+        self.suppress_tokens = _within(tokens, vocab_size)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill(1, self.suppress_tokens, -torch.inf)
+
+
+class _SuppressTokensAtBegin(SuppressTokensAtBeginLogitsProcessor):
+    """As `_SuppressTokens`, for the first generated token."""
+
+    def __init__(self, tokens: torch.Tensor, begin_index: int, vocab_size: int) -> None:
+        self.begin_suppress_tokens = _within(tokens, vocab_size)
+        self.begin_index = begin_index
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[-1] != self.begin_index:
+            return scores
+        return scores.index_fill(1, self.begin_suppress_tokens, -torch.inf)
+
+
+def _within(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """The ids that exist: some configs list others (-1, or none at all, which makes a float tensor)."""
+    return tokens[(tokens >= 0) & (tokens < vocab_size)].long()
+
+
+class _Encoder(torch.nn.Module):
+    """The encoder as transformers' generation expects it."""
+
+    main_input_name = "input_features"
+    # Generation reads from the strides that one position is two frames.
+    conv1, conv2 = SimpleNamespace(stride=(1,)), SimpleNamespace(stride=(2,))
+
+    def __init__(self, session: EncoderSession) -> None:
+        super().__init__()
+        self._session = session
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.remembers = False
+
+    def forward(self, input_features: torch.Tensor, **_unused: Any) -> BaseModelOutput:
+        # Within one generate(), language detection, silence detection and every fallback temperature ask for the same
+        # audio again. Comparing the features costs a ten-thousandth of encoding them.
+        if self._last is not None and torch.equal(self._last[0], input_features):
+            return BaseModelOutput(last_hidden_state=self._last[1])
+        hidden_states = self._session.run(input_features)
+        if self.remembers:
+            self._last = (input_features, hidden_states)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def remember(self, remembers: bool) -> None:
+        """Keep the last result from now on, or forget it: a later call is never answered by an earlier one."""
+        self.remembers, self._last = remembers, None
+
+
+class _Model(torch.nn.Module):
+    """Where transformers' generation looks for the encoder."""
+
+    def __init__(self, encoder: _Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+
+class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
+    """A Whisper exported by `qat-plugin export`, float or quantized, run by ONNX Runtime on the CPU.
+
+    `generate` is transformers' own: language, task, beams, timestamps, prompts, temperature fallback, and the
+    sequential algorithm for features longer than the model's window (with their attention_mask). It can be the model of
+    `pipeline("automatic-speech-recognition", model=..., tokenizer=..., feature_extractor=...)`.
+
+    Attributes:
+        files: where the graphs and the settings were found.
+        num_threads: threads of each session; None is every physical core.
+    """
+
+    config_class = WhisperConfig
+    main_input_name = "input_features"
+    base_model_prefix = "model"
+    files: ModelFiles
+    num_threads: int | None
+    model: _Model
+
+    def __init__(self, config: WhisperConfig, files: ModelFiles, num_threads: int | None = None) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise ModelError(f"num_threads is {num_threads}: it must be at least 1, or None for every physical core")
+        super().__init__(config)
+        self.files = files
+        self.num_threads = num_threads
+        self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads)))
+        self._decoder = DecoderSession(files.decoder, config, num_threads)
+        self.generation_config = GenerationConfig.from_pretrained(files.settings)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | Path,
+        *,
+        num_threads: int | None = None,
+        revision: str | None = None,
+        subfolder: str | None = None,
+    ) -> QuantizedWhisper:
+        """Open the model of a local folder or a Hub id.
+
+        Raises `ModelError` when a file is missing or broken, or the model is not a Whisper.
+        """
+        files = find_model_files(folder_or_hub_id, revision=revision, subfolder=subfolder)
+        return cls(WhisperConfig.from_pretrained(files.settings), files, num_threads)
+
+    def save_pretrained(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Refused with `ModelError`: the ONNX files are the model, and copying their folder saves it."""
+        raise ModelError(f"a QuantizedWhisper is saved by copying its folder, {self.files.settings}")
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32: what features must be and logits are, whatever the weights are stored in."""
+        return torch.float32
+
+    def get_encoder(self, modality: str | None = None) -> torch.nn.Module:
+        """The encoder: features, float32 [batch, mels, frames], to BaseModelOutput."""
+        return self.model.encoder
+
+    @torch.no_grad()
+    def generate(self, input_features: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Transcribe features, float32 [batch, mels, frames]: `WhisperForConditionalGeneration.generate`.
+
+        Returns token ids, int64 [batch, tokens], or what the arguments ask for. Raises `ModelError` for the few
+        arguments that the graphs cannot serve.
+        """
+        for name, reason in _UNSUPPORTED.items():
+            if kwargs.get(name):
+                raise ModelError(f"generate() was given {name}={kwargs[name]!r}: {reason}")
+        if input_features is not None:
+            input_features = input_features.to("cpu", torch.float32)
+        if kwargs.get("attention_mask") is not None:
+            kwargs["attention_mask"] = kwargs["attention_mask"].cpu()
+        self.model.encoder.remember(True)
+        try:
+            return super().generate(input_features, **kwargs)
+        finally:
+            self.model.encoder.remember(False)
+
+    def forward(
+        self,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: DecoderCache | None = None,
+        use_cache: bool | None = None,
+        return_dict: bool = True,
+    ) -> Seq2SeqLMOutput:
+        """Logits, float32 [batch, tokens, vocabulary], of `decoder_input_ids`, int64 [batch, tokens].
+
+        The audio is `input_features`, float32 [clips, mels, frames], or `encoder_outputs`; the batch has the same
+        number of rows for every clip. `past_key_values` is extended in place. `attention_mask` changes nothing, as in
+        transformers: Whisper hears its whole window.
+        Raises `ModelError` when `decoder_attention_mask` hides a token: the graphs have no such mask.
+        """
+        if decoder_attention_mask is not None and not decoder_attention_mask.all():
+            raise ModelError(
+                "decoder_attention_mask hides tokens, which the exported graphs cannot do; prompts of different length "
+                "(condition_on_prev_tokens with several clips) need one clip at a time"
+            )
+        assert decoder_input_ids is not None
+        if past_key_values is not None and past_key_values.binding is not None:
+            logits = self._decoder.step(decoder_input_ids, past_key_values)
+        else:
+            if encoder_outputs is None:
+                encoder_outputs = self.model.encoder(input_features)
+            logits = self._decoder.start(decoder_input_ids, encoder_outputs[0], past_key_values)
+        return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: DecoderCache | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,  # under this name generation also accepts what `forward` takes
+    ) -> dict[str, Any]:
+        """Arguments of `forward` for the tokens that are not in the cache yet."""
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return {
+            "decoder_input_ids": input_ids[:, past:],
+            "decoder_attention_mask": decoder_attention_mask,
+            "encoder_outputs": encoder_outputs,
+            "past_key_values": past_key_values,
+        }
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_args: Any, **_kwargs: Any
+    ) -> None:
+        if generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = DecoderCache()
+
+    def _retrieve_logit_processors(self, *args: Any, **kwargs: Any) -> Any:
+        def faster(processor: Any) -> Any:
+            if type(processor) is SuppressTokensLogitsProcessor:
+                return _SuppressTokens(processor.suppress_tokens, self.config.vocab_size)
+            if type(processor) is SuppressTokensAtBeginLogitsProcessor:
+                tokens, begin = processor.begin_suppress_tokens, processor.begin_index
+                return _SuppressTokensAtBegin(tokens, begin, self.config.vocab_size)
+            return processor
+
+        processors = super()._retrieve_logit_processors(*args, **kwargs)
+        return processors and [faster(processor) for processor in processors]
+
+    def _expand_inputs_for_generation(
+        self, *args: Any, encoder_outputs: BaseModelOutput | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        # The decoder shares the audio between the beams of a clip, so it stays one row a clip.
+        kwargs["is_encoder_decoder"] = False
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(*args, **kwargs)
+        return input_ids, {**model_kwargs, "encoder_outputs": encoder_outputs}
+
+    def _postprocess_outputs(self, seek_outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Outputs are split by clip; the cache is over and done with, and is not part of the result.
+        if not isinstance(seek_outputs, torch.Tensor):
+            seek_outputs = type(seek_outputs)(**{k: v for k, v in seek_outputs.items() if k != "past_key_values"})
+        return super()._postprocess_outputs(seek_outputs, *args, **kwargs)

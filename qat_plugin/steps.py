@@ -1,0 +1,251 @@
+"""The steps of a run: train → export → evaluate → card → push. Each looks first at what is done already."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qat_plugin.errors import RecipeError, WorkspaceError
+from qat_plugin.recipe import Recipe
+from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
+from qat_plugin.workspace import Workspace
+
+# Training arguments that change what is shown or kept on the way, not what is trained.
+_UNDECIDING = (
+    "output_dir", "logging_", "log_", "save_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub",
+    "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
+    "local_rank", "enable_jit_checkpoint",
+)  # fmt: skip
+
+
+def say(step: str, text: str) -> None:
+    """One line about a step, on standard error: standard output belongs to the tables."""
+    print(f"[{step}] {text}", file=sys.stderr, flush=True)
+
+
+def open_workspace(recipe: Recipe) -> Workspace:
+    """The recipe's output folder, with the resolved recipe written to it.
+
+    Raises `WorkspaceError` when training in it was begun with another recipe, naming the fields that differ.
+    """
+    if not recipe.training.output_dir:
+        raise RecipeError("output_dir is not set: name the folder of the run in the recipe or with --output_dir FOLDER")
+    workspace = Workspace(recipe.training.output_dir)
+    differences = workspace.differences("train", training_inputs(recipe))
+    if differences:
+        raise WorkspaceError(
+            f"{workspace.root} holds another run; it was trained with other values of\n  "
+            + "\n  ".join(differences)
+            + "\nname another output_dir, restore the values, or delete the folder"
+        )
+    save_recipe(recipe, workspace.recipe_file)
+    return workspace
+
+
+def training_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Every field that decides the trained weights."""
+    groups = [recipe.model, recipe.data, recipe.quantization, recipe.distillation]
+    inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+    trained = {field.name for field in dataclasses.fields(recipe.training)}
+    for name, value in recipe_to_dict(recipe).items():
+        if name in trained and not name.startswith(_UNDECIDING):
+            inputs[name] = value
+    return inputs
+
+
+def train(recipe: Recipe, workspace: Workspace) -> None:
+    """Train, or say that it is done."""
+    from qat_plugin.training.run import run_training
+
+    folder, inputs = workspace.checkpoint("qat"), training_inputs(recipe)
+    if workspace.is_done("train", inputs):
+        say("train", f"done already: {folder}")
+        return
+    started = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    args = recipe.training
+    length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    say(
+        "train",
+        f"{recipe.quantization.target} QAT of {recipe.model.model_name_or_path}: {length} of "
+        f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} samples; "
+        + (f"goes on from {started[-1].name}" if started else "nothing done yet"),
+    )
+    with workspace.step("train", inputs):
+        run_training(recipe, folder)
+
+
+def export(recipe: Recipe, workspace: Workspace) -> None:
+    """Write and verify the ONNX of every arm."""
+    for arm in recipe.evaluation.arms:
+        inputs = {"arm": arm, "parity_samples": recipe.evaluation.parity_samples, **training_inputs(recipe)}
+        if workspace.is_done(f"export_{arm}", inputs):
+            say("export", f"{arm}: done already: {workspace.onnx(arm)}")
+            continue
+        if arm == "qat" and not workspace.is_done("train", training_inputs(recipe)):
+            raise WorkspaceError(f"{workspace.checkpoint('qat')} holds no finished training: run the step 'train' first")
+        say("export", f"{arm}: ONNX from {workspace.checkpoint(arm)}, checked on {recipe.evaluation.parity_samples} clips")
+        with workspace.step(f"export_{arm}", inputs):
+            _export_arm(recipe, workspace, arm)
+
+
+def _export_arm(recipe: Recipe, workspace: Workspace, arm: str) -> None:
+    from qat_plugin.export import export_verified
+    from qat_plugin.training.run import run_ptq, save_float_arm
+
+    checkpoint = workspace.checkpoint(arm)
+    if arm == "fp":
+        save_float_arm(recipe, checkpoint)
+    elif arm == "ptq":
+        run_ptq(recipe, checkpoint, workspace.checkpoint("qat"))
+    export_verified(
+        checkpoint,
+        workspace.onnx(arm),
+        parity_audio=_parity_audio(recipe),
+        language=recipe.model.language,
+        task=recipe.model.task,
+    )
+
+
+def _test_corpora(recipe: Recipe) -> list[Any]:
+    from qat_plugin.data.loading import load_test_corpora
+
+    evaluation = recipe.evaluation
+    return load_test_corpora([*evaluation.corpora, *evaluation.test_data], recipe.data, evaluation)
+
+
+def _parity_audio(recipe: Recipe) -> list[Any]:
+    clips: list[Any] = []
+    for corpus in _test_corpora(recipe):
+        for row in corpus:
+            if len(clips) == recipe.evaluation.parity_samples:
+                return clips
+            if row["duration"] <= 30:
+                clips.append(corpus.read(row))
+    return clips
+
+
+def evaluate(recipe: Recipe, workspace: Workspace) -> None:
+    """Measure every arm on every test corpus, one after the other, and write results, report and plots."""
+    from qat_plugin.evaluation.report import render_table
+    from qat_plugin.evaluation.results import read_results
+
+    evaluation = recipe.evaluation
+    for arm in evaluation.arms:
+        if not workspace.onnx(arm).is_dir():
+            raise WorkspaceError(f"{workspace.onnx(arm)} does not exist: run the step 'export' first")
+    inputs = {**dataclasses.asdict(evaluation), **_export_states(workspace, evaluation.arms)}
+    if workspace.is_done("evaluate", inputs):
+        say("evaluate", f"done already: {workspace.results_file}")
+    else:
+        names = [*evaluation.corpora, *evaluation.test_data]
+        say("evaluate", f"{', '.join(evaluation.arms)} on {', '.join(names)}; finished transcripts are kept")
+        with workspace.step("evaluate", inputs):
+            _measure(recipe, workspace)
+        _write_results(recipe, workspace)
+    print(render_table(read_results(workspace.results_file)))
+
+
+def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
+    """Digest of each arm's parity file, which lists the files it vouches for."""
+    return {f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "parity.json").read_bytes()).hexdigest() for arm in arms}
+
+
+def _measure(recipe: Recipe, workspace: Workspace) -> None:
+    from qat_plugin.evaluation.run import evaluate_arm
+
+    evaluation = recipe.evaluation
+    for corpus in _test_corpora(recipe):
+        for arm in evaluation.arms:
+            evaluate_arm(
+                workspace.onnx(arm),
+                arm,
+                corpus,
+                workspace.evaluation,
+                language=recipe.model.language,
+                task=recipe.model.task,
+                normalizer=evaluation.normalizer,
+                num_beams=evaluation.eval_num_beams,
+                batch_size=evaluation.eval_batch_size,
+                num_threads=evaluation.num_threads,
+            )
+
+
+def _write_results(recipe: Recipe, workspace: Workspace) -> None:
+    from qat_plugin.evaluation.plots import draw_plots
+    from qat_plugin.evaluation.report import render_report
+    from qat_plugin.evaluation.results import collect_results, write_results
+
+    results = collect_results(
+        workspace.evaluation,
+        {arm: workspace.onnx(arm) for arm in recipe.evaluation.arms},
+        [corpus.name for corpus in _test_corpora(recipe)],
+        normalizer=recipe.evaluation.normalizer,
+        recipe=recipe_to_dict(recipe),
+        step_seconds=workspace.seconds(),
+        git_commit=git_commit(),
+        resamples=recipe.evaluation.bootstrap_resamples,
+    )
+    write_results(results, workspace.results_file)
+    plots = draw_plots(results, workspace.evaluation)
+    report = render_report(results, [path.name for path in plots])
+    (workspace.evaluation / "report.md").write_text(report, encoding="utf8")
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with '+changes' when files differ from it; None outside a git checkout."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists() or shutil.which("git") is None:
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+
+    return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def card(recipe: Recipe, workspace: Workspace) -> None:
+    """Render the model card from the results."""
+    from qat_plugin.data.corpora import find_corpora
+    from qat_plugin.publishing import write_card
+
+    data, evaluation = recipe.data, recipe.evaluation
+    names = [*data.train_corpora, *data.train_data, *evaluation.corpora, *evaluation.test_data]
+    definitions = [dataclasses.asdict(found) for found in find_corpora(names, data.corpus_manifests)]
+    say("card", f"from {workspace.results_file}")
+    path = write_card(workspace.results_file, workspace.onnx("qat"), workspace.card, corpora=definitions)
+    say("card", f"written: {path}")
+
+
+def push(recipe: Recipe, workspace: Workspace, *, dry_run: bool) -> None:
+    """Upload the qat arm's folder and the card to the Hub."""
+    from qat_plugin import publishing
+
+    args = recipe.training
+    if not args.hub_model_id:
+        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
+    if not (workspace.card / "README.md").is_file():
+        raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
+    say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
+    publishing.push(
+        workspace.onnx("qat"),
+        workspace.card,
+        args.hub_model_id,
+        private=bool(args.hub_private_repo),
+        dry_run=dry_run,
+        revision=args.hub_revision,
+        token=args.hub_token,
+    )
+
+
+def run_all(recipe: Recipe, workspace: Workspace) -> None:
+    """Everything but the push."""
+    steps: list[Callable[[Recipe, Workspace], Any]] = [train, export, evaluate, card]
+    for step in steps:
+        step(recipe, workspace)

@@ -1,0 +1,144 @@
+"""The output folder of a run: where everything lies, and what is done already.
+
+::
+
+    output_dir/
+      recipe.json            the resolved recipe
+      state.json             steps done: what decided them, how long they took
+      fp/  ptq/  train/      checkpoints: the float model, the same quantized without training, the trained one
+      onnx/{fp,ptq,qat}/     complete folders for ONNX Runtime, each with its parity.json
+      evaluation/            CORPUS/ARM.jsonl, results.json, report.md, plots
+      card/README.md
+
+A step is done when `state.json` says so for the same inputs. A step whose inputs changed is done again and says why,
+except training: hours of work are never overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qat_plugin.errors import WorkspaceError
+
+
+class Workspace:
+    """Paths and state of one output folder. Raises `WorkspaceError` when the folder is not one of ours."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._state_file = self.root / "state.json"
+        if self.root.is_file():
+            raise WorkspaceError(f"output_dir is {str(self.root)!r}, which is a file: name a folder")
+        if self.root.is_dir() and any(self.root.iterdir()) and not self._state_file.is_file():
+            raise WorkspaceError(
+                f"output_dir is {str(self.root)!r}, which holds files of something else: name a new folder or empty it"
+            )
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"output_dir is {str(self.root)!r}, which cannot be made: {error.strerror}") from error
+        if not self._state_file.is_file():
+            self._write({})
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.json"
+
+    def checkpoint(self, arm: str) -> Path:
+        """Folder of an arm's transformers checkpoint."""
+        return self.root / {"qat": "train"}.get(arm, arm)
+
+    def onnx(self, arm: str) -> Path:
+        """Folder of an arm's ONNX files."""
+        return self.root / "onnx" / arm
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of transcripts, results and plots."""
+        return self.root / "evaluation"
+
+    @property
+    def results_file(self) -> Path:
+        """All measured figures."""
+        return self.evaluation / "results.json"
+
+    @property
+    def card(self) -> Path:
+        """Folder of the model card."""
+        return self.root / "card"
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each step done, all its sessions added up."""
+        return {name: step["seconds"] for name, step in self._read().items()}
+
+    def is_done(self, step: str, inputs: dict[str, Any]) -> bool:
+        """Whether `step` was finished with these inputs."""
+        entry = self._read().get(step)
+        return entry is not None and entry["done"] and entry["inputs"] == fingerprint(inputs)
+
+    def differences(self, step: str, inputs: dict[str, Any]) -> list[str]:
+        """Fields that decided `step` before and are others now, as 'name: before → now'; empty when it never began."""
+        entry = self._read().get(step)
+        if entry is None or entry["inputs"] == fingerprint(inputs):
+            return []
+        before = entry["values"]
+        names = sorted(set(before) | set(_plain(inputs)))
+        now = _plain(inputs)
+        return [f"{n}: {before.get(n)!r} → {now.get(n)!r}" for n in names if before.get(n) != now.get(n)]
+
+    @contextmanager
+    def step(self, name: str, inputs: dict[str, Any]) -> Iterator[None]:
+        """Record that `name` begins, and when the block ends without an error, that it is done and how long it took."""
+        state = self._read()
+        before = state.get(name)
+        spent = before["seconds"] if before and before["inputs"] == fingerprint(inputs) and not before["done"] else 0.0
+        entry = {"done": False, "inputs": fingerprint(inputs), "values": _plain(inputs), "seconds": spent}
+        self._write({**state, name: entry})
+        start = time.perf_counter()
+        try:
+            yield
+            entry["done"] = True
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise WorkspaceError(
+                    f"no space left on the disk of {self.root} in step {name!r}: free some and run the same command again, "
+                    "what is finished is kept"
+                ) from error
+            raise
+        finally:
+            entry["seconds"] = round(spent + time.perf_counter() - start, 1)
+            self._write({**self._read(), name: entry})
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._state_file.read_text(encoding="utf8"))
+        except json.JSONDecodeError as error:
+            raise WorkspaceError(
+                f"{self._state_file}, line {error.lineno}: not JSON ({error.msg}); delete the file to run all steps again"
+            ) from error
+        return state
+
+    def _write(self, state: dict[str, Any]) -> None:
+        # Written aside and renamed: a run that is killed here leaves the old state, never half a file.
+        scratch = self._state_file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf8")
+        os.replace(scratch, self._state_file)
+
+
+def _plain(inputs: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(inputs, sort_keys=True, default=str))
+    return plain
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """Digest of what decides a step."""
+    return hashlib.sha256(json.dumps(_plain(inputs), sort_keys=True).encode()).hexdigest()[:16]

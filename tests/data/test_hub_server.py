@@ -1,0 +1,135 @@
+"""A Hub dataset over HTTP, with the real clients, from the loopback Hub: revisions, streaming, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hub_server import Hub, hub  # noqa: F401  (fixture)
+from synthetic_speech import write_tone
+from test_hub_datasets import make_rows, write_dataset
+
+# A process of its own: datasets reads the endpoint when it is imported.
+PROGRAM = """
+import json, sys
+from qat_plugin.data.corpora import CorpusDefinition
+from qat_plugin.data.loading import load_corpus
+from qat_plugin.errors import DataError
+
+for arguments in json.loads(sys.argv[1]):
+    streaming = arguments.pop("streaming", False)
+    definition = CorpusDefinition("speech", "hub", split="test", **arguments)
+    try:
+        corpus = load_corpus(definition, streaming=streaming)
+        rows = list(corpus)
+        samples = [len(corpus.read(row)) for row in rows]
+        result = dict(texts=[row["text"] for row in rows], samples=samples)
+        result.update(revision=corpus.revision, notes=corpus.report.notes)
+    except DataError as error:
+        result = dict(error=str(error))
+    print("RESULT " + json.dumps(result))
+"""
+
+
+CARD = """---
+dataset_info:
+  features:
+  - name: audio
+    dtype:
+      audio:
+        sampling_rate: 16000
+  - name: sentence
+    dtype: string
+  - name: speaker_id
+    dtype: int64
+  splits:
+  - name: test
+    num_examples: 2
+configs:
+- config_name: default
+  data_files:
+  - split: test
+    path: test-*
+---
+"""
+
+
+def load_in_new_process(
+    hub: Hub,  # noqa: F811
+    definitions: list[dict[str, Any]],
+    **environment: str,
+) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(definitions)],
+        env={**os.environ, **hub.environment(), **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+
+
+def test_revisions_streaming_and_errors(tmp_path: Path, hub: Hub) -> None:  # noqa: F811
+    write_dataset(tmp_path / "old", make_rows(3))
+    write_dataset(tmp_path / "new", make_rows(2, _0={"sentence": "Corrigé"}))
+    repo, name = "tester/speech", ("dataset", "tester/speech")
+    first = hub.add_repo(repo, tmp_path / "old", "dataset").sha
+    # With a card, as most datasets on the Hub: the types of the columns are then known before any row is read.
+    (tmp_path / "new" / "README.md").write_text(CARD)
+    files = {path.name: hub.make_blob(path, path.suffix == ".parquet") for path in (tmp_path / "new").iterdir()}
+    second = hub.repos[name].commit("main", "corrected", files).sha
+
+    pinned, main, streamed, streamed_main, missing, no_revision = load_in_new_process(
+        hub,
+        [
+            {"path": repo, "revision": first},
+            {"path": repo, "revision": "main"},
+            {"path": repo, "revision": first, "streaming": True},
+            {"path": repo, "revision": "main", "streaming": True},
+            {"path": "tester/nothing", "revision": "main"},
+            {"path": repo, "revision": "v9"},
+        ],
+    )
+    assert pinned == {"texts": ["Texte 0", "Texte 1", "Texte 2"], "samples": [8000] * 3, "revision": first, "notes": []}
+    assert main["texts"] == ["Corrigé", "Texte 1"] and main["revision"] == second
+    assert main["notes"] == [f"revision 'main' is commit {second}; name that commit to pin it"]
+    assert streamed == pinned
+    assert streamed_main == main
+    for failed, path in ((missing, "tester/nothing"), (no_revision, repo)):
+        assert failed["error"].startswith(f"dataset {path} (test) cannot be loaded: ")
+        assert "--corpus_manifests speech=PATH" in failed["error"]
+    assert "v9" in no_revision["error"]
+    assert not hub.unknown
+
+    # Offline, datasets itself would answer any revision with the version it cached last.
+    cached, other, missing = load_in_new_process(
+        hub,
+        [
+            {"path": repo, "revision": second},
+            {"path": repo, "revision": first},
+            {"path": "tester/nothing", "revision": first},
+        ],
+        HF_HUB_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+    )
+    assert cached == {**main, "notes": []}
+    assert f"the cache offers commit {second}, not the {first} of the corpus definition" in other["error"]
+    assert "--corpus_manifests speech=PATH" in missing["error"]
+
+
+def test_loose_audio_files_are_read_by_path_or_by_url(tmp_path: Path, hub: Hub) -> None:  # noqa: F811
+    for i in range(3):
+        write_tone(tmp_path / "folder" / "test" / f"clip{i}.flac", 300 + 100 * i, 0.5, 44100)
+    table = "file_name,transcription\n" + "".join(f"clip{i}.flac,Texte {i}\n" for i in range(3))
+    (tmp_path / "folder" / "test" / "metadata.csv").write_text(table)
+    sha = hub.add_repo("tester/folder", tmp_path / "folder", "dataset").sha
+    definition = {"path": "tester/folder", "revision": sha}
+    loaded, streamed, again = load_in_new_process(hub, [definition, {**definition, "streaming": True}, definition])
+    assert loaded == {"texts": ["Texte 0", "Texte 1", "Texte 2"], "samples": [8000] * 3, "revision": sha, "notes": []}
+    assert streamed == again == loaded

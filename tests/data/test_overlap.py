@@ -1,0 +1,39 @@
+"""Training speech in the test set."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic_speech import make_corpus
+
+from qat_plugin.data.corpora import data_definition
+from qat_plugin.data.loading import Corpus, load_corpus
+from qat_plugin.data.overlap import assert_no_overlap
+from qat_plugin.errors import DataError
+
+
+def load(path: Path) -> Corpus:
+    return load_corpus(data_definition(str(path)))
+
+
+def test_same_audio_under_another_name_and_text_is_refused(tmp_path: Path) -> None:
+    train = make_corpus(tmp_path / "train", [{}, {}])
+    test = make_corpus(tmp_path / "test", [{"text": "autre", "frequency": 900}, {"text": "encore", "frequency": 950}])
+    assert assert_no_overlap([load(train)], [load(test)]).same_audio == 0
+    shutil.copy(tmp_path / "train" / "clip0.wav", tmp_path / "test" / "clip1.wav")
+    with pytest.raises(DataError, match=r"1 audio files and 0 texts of 2 test rows") as caught:
+        assert_no_overlap([load(train)], [load(test)])
+    assert caught.match(r"\n  test:clip1\.wav is the audio of train:clip0\.wav\n")
+
+
+def test_shared_text_is_counted_and_can_be_forbidden(tmp_path: Path) -> None:
+    train = [load(make_corpus(tmp_path / "train", [{"text": "oui"}, {"text": "non"}]))]
+    rows = [{"text": "oui", "frequency": 900}, {"text": "Oui", "frequency": 950}]
+    test = [load(make_corpus(tmp_path / "test", rows))]
+    report = assert_no_overlap(train, test)
+    assert (report.test_rows, report.same_text, report.same_audio) == (2, 1, 0)
+    assert report.examples == ["test:clip0.wav has the text of train:clip0.wav: 'oui'"]
+    with pytest.raises(DataError, match=r"0 audio files and 1 texts of 2 test rows"):
+        assert_no_overlap(train, test, forbid_shared_text=True)

@@ -1,0 +1,221 @@
+"""results.json from transcripts: values worked out by hand, and what must not be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import ENVIRONMENT, exported_folder, write_transcripts
+
+from qat_plugin.errors import EvaluationError
+from qat_plugin.evaluation.bootstrap import paired_difference, wer_interval
+from qat_plugin.evaluation.folder_files import list_files
+from qat_plugin.evaluation.results import collect_results, read_results, write_results
+
+SPOKEN = ["un deux trois quatre", "C'est l'été !", "", "oui"]
+HEARD = {
+    "fp": ["un deux trois quatre", "c'est l'été", "", "non"],
+    "ptq": ["un deux toi", "c'est l'été", "euh", "non " * 12],
+    "qat": ["un deux trois quatre", "c'est pas l'hiver", "", "oui"],
+}
+
+
+class Run:
+    """An output folder with finished transcripts of three arms on two corpora."""
+
+    def __init__(self, tmp_path: Path, tiny_whisper_dir: Path) -> None:
+        sizes = {"fp": 50_000, "ptq": 5_000, "qat": 5_000}
+        self.folders = {arm: exported_folder(tmp_path, tiny_whisper_dir, arm, size) for arm, size in sizes.items()}
+        self.evaluation = tmp_path / "evaluation"
+        for arm in HEARD:
+            self.write("studio", arm)
+            self.write("street", arm, texts=[("le chat dort bien", "le chat dort bien")] * 6)
+
+    def write(self, corpus: str, arm: str, texts: list[tuple[str, str]] | None = None, **settings: Any) -> Path:
+        pairs = texts if texts is not None else list(zip(SPOKEN, HEARD[arm], strict=True))
+        settings.setdefault("files", list_files(self.folders[arm]))
+        return write_transcripts(self.evaluation, corpus, arm, texts=pairs, **settings)
+
+    def collect(self, arms: tuple[str, ...] = ("qat", "ptq", "fp"), **arguments: Any) -> dict[str, Any]:
+        folders = {arm: self.folders[arm] for arm in arms}
+        given = {"normalizer": "basic", "recipe": {"target": "int4"}, "step_seconds": {"train": 61.23}, **arguments}
+        return collect_results(self.evaluation, folders, given.pop("corpora", ["studio", "street"]), **given)
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_whisper_dir: Path) -> Run:
+    return Run(tmp_path, tiny_whisper_dir)
+
+
+def test_counts(run: Run) -> None:
+    results = run.collect()
+    assert list(results["arms"]) == ["fp", "ptq", "qat"]
+    fp, ptq, qat = (results["measurements"][arm]["studio"] for arm in results["arms"])
+
+    def counts(m: dict[str, Any]) -> tuple[int, ...]:
+        return tuple(m[n] for n in ("substitutions", "deletions", "insertions", "hits", "reference_words"))
+
+    assert counts(fp) == (1, 0, 0, 8, 9)
+    # 'toi' for 'trois' and a word lost; a word in the silence; 'non' for 'oui' and eleven more
+    assert counts(ptq) == (2, 1, 12, 6, 9)
+    assert counts(qat) == (1, 0, 1, 8, 9)  # 'pas', and 'hiver' for 'été'
+    assert (fp["wer"], ptq["wer"]) == (pytest.approx(1 / 9, abs=1e-6), pytest.approx(15 / 9, abs=1e-6))
+    assert (ptq["looping"], ptq["looping_ids"], fp["looping"]) == (1, ["u3"], 0)
+    assert (ptq["audio_seconds"], ptq["wall_seconds"], ptq["rtfx"]) == (8.0, 2.0, 4.0)
+    pooled = results["pooled"]["ptq"]
+    assert counts(pooled) == (2, 1, 12, 30, 33)
+    assert pooled["wer"] == pytest.approx(15 / 33, abs=1e-6)  # not the mean of 15/9 and 0
+    assert pooled["looping_ids"] == ["studio/u3"]
+    assert results["corpora"]["studio"] == {
+        "utterances": 4, "words": 9, "characters": 20 + 11 + 3, "empty_references": 1, "long_form": 0, "seconds": 8.0,
+        "speakers": 3,
+    }  # fmt: skip
+    assert fp["cer"] == pytest.approx(3 / 34, abs=1e-6) and fp["reference_characters"] == 34
+
+
+def test_differences(run: Run) -> None:
+    results = run.collect(resamples=500, seed=3)
+    assert {arm: list(results["pooled"][arm]["versus"]) for arm in results["arms"]} == {
+        "fp": [], "ptq": ["fp"], "qat": ["fp", "ptq"],
+    }  # fmt: skip
+    versus = results["measurements"]["qat"]["studio"]["versus"]["ptq"]
+    assert versus["difference"] == pytest.approx(-13 / 9, abs=1e-6)
+    assert versus["relative"] == pytest.approx(-13 / 15, abs=1e-6)
+    studio = np.array([[0, 2, 4], [2, 0, 4], [0, 1, 0], [0, 12, 1]])  # errors of qat, of ptq, words
+    street = np.array([[0, 0, 4]] * 6)
+    for difference, strata in ((versus, [studio]), (results["pooled"]["qat"]["versus"]["ptq"], [studio, street])):
+        expected = paired_difference(strata, resamples=500, seed=3)
+        assert difference["interval"] == pytest.approx([expected.interval.low, expected.interval.high], abs=1e-6)
+        assert difference["p_value"] == pytest.approx(expected.p_value, abs=1e-6)
+        assert difference["beyond_interval"] is expected.beyond_interval
+    interval = wer_interval([studio[:, [0, 2]]], resamples=500, seed=3)
+    assert results["measurements"]["qat"]["studio"]["wer_interval"] == pytest.approx(
+        [interval.low, interval.high], abs=1e-6
+    )
+    level = results["measurements"]["qat"]["street"]["versus"]["ptq"]
+    assert (level["difference"], level["relative"], level["beyond_interval"]) == (0, None, False)
+
+
+def test_sizes_and_digests_are_those_of_the_files(run: Run) -> None:
+    arms = run.collect()["arms"]
+    for arm, folder in run.folders.items():
+        files = {path.name: path for path in folder.iterdir()}
+        assert set(arms[arm]["files"]) == set(files)
+        assert arms[arm]["bytes"] == sum(path.stat().st_size for path in files.values())
+        for name, entry in arms[arm]["files"].items():
+            assert entry["sha256"] == hashlib.sha256(files[name].read_bytes()).hexdigest()
+    assert (arms["fp"]["format"], arms["qat"]["format"]) == ("float32", "int4")
+    assert arms["fp"]["bytes_ratio"] == 1.0
+    assert arms["qat"]["bytes_ratio"] == pytest.approx(arms["qat"]["bytes"] / arms["fp"]["bytes"], abs=1e-6)
+    assert arms["qat"]["quantization"] == {"target": "int4", "skip_modules": []}
+
+
+def test_what_decided_is_told(run: Run) -> None:
+    results = run.collect(git_commit="abc", resamples=100, seed=1)
+    assert (results["git_commit"], results["recipe"]) == ("abc", {"target": "int4"})
+    assert results["step_seconds"] == {"train": 61.2}
+    assert results["environment"] == ENVIRONMENT
+    assert results["settings"] == {
+        "normalizer": "basic", "language": "french", "task": "transcribe", "num_beams": 1, "max_target_positions": 448,
+        "generation_config": {"max_length": 448}, "batch_size": 1, "num_threads": 2,
+        "bootstrap": {"resamples": 100, "seed": 1, "confidence": 0.95},
+    }  # fmt: skip
+
+
+def test_the_normalizer_is_the_same_for_all(run: Run) -> None:
+    results = run.collect(normalizer="none")
+    assert results["settings"]["normalizer"] == "none"
+    assert results["measurements"]["fp"]["studio"]["reference_words"] == 8  # C'est, l'été, !
+    assert results["measurements"]["fp"]["studio"]["wer"] == pytest.approx(3 / 8)  # 'c'est', no '!', 'non'
+
+
+def test_same_transcripts_same_bytes(run: Run, tmp_path: Path) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, arms in zip(paths, [("qat", "ptq", "fp"), ("fp", "qat", "ptq")], strict=True):
+        write_results(run.collect(arms), path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert read_results(paths[0]) == json.loads(paths[0].read_text(encoding="utf8")) == run.collect()
+
+
+def test_without_the_float_arm(run: Run) -> None:
+    results = run.collect(("ptq", "qat"))
+    assert results["arms"]["qat"]["bytes_ratio"] is None
+    assert list(results["pooled"]["qat"]["versus"]) == ["ptq"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_beams", 5),
+        ("language", "english"),
+        ("task", "translate"),
+        ("batch_size", 8),
+        ("num_threads", 1),
+        ("max_target_positions", 225),
+        ("generation_config", {"max_length": 20}),
+        ("environment", {**ENVIRONMENT, "cpu": "Another CPU"}),
+    ],
+)
+def test_other_settings_are_not_compared(run: Run, setting: str, value: Any) -> None:
+    run.write("studio", "qat", **{setting: value})
+    message = rf"{setting} is .* in .*fp.jsonl and .* in .*qat.jsonl: such results cannot be compared"
+    with pytest.raises(EvaluationError, match=message):
+        run.collect()
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (SPOKEN[:3], r"utterance 'u3': .*\('oui', 2.0\) in arm 'fp' and None in arm 'qat'"),
+        ([*SPOKEN, "de plus"], r"utterance 'u4': .*None in arm 'fp' and \('de plus', 2.0\) in arm 'qat'"),
+        (["un deux", *SPOKEN[1:]], "utterance 'u0': .*same utterances only"),
+    ],
+)
+def test_other_utterances_are_not_compared(run: Run, texts: list[str], message: str) -> None:
+    run.write("studio", "qat", texts=[(text, text) for text in texts])
+    with pytest.raises(EvaluationError, match=f"corpus 'studio', {message}"):
+        run.collect()
+
+
+def test_an_utterance_twice_is_not_compared(run: Run) -> None:
+    path = run.evaluation / "studio" / "qat.jsonl"
+    text = path.read_text(encoding="utf8")
+    path.write_text(text + text.splitlines(keepends=True)[0], encoding="utf8")
+    with pytest.raises(EvaluationError, match="'fp' and 'qat' come in different order or number"):
+        run.collect()
+
+
+def test_other_files_than_those_measured(run: Run) -> None:
+    (run.folders["qat"] / "encoder_model.onnx").write_bytes(b"exported again")
+    with pytest.raises(EvaluationError, match=r"qat.jsonl: was made with other files than .*onnx/qat holds now"):
+        run.collect()
+
+
+def test_missing_transcripts(run: Run) -> None:
+    with pytest.raises(EvaluationError, match=r"radio/fp.jsonl: not there; run the evaluation of this arm and corpus"):
+        run.collect(corpora=["studio", "radio"])
+    with pytest.raises(EvaluationError, match=r"corpora \[\]: name at least one of each"):
+        run.collect(corpora=[])
+
+
+def test_no_reference_word(run: Run) -> None:
+    for arm in HEARD:
+        run.write("studio", arm, texts=[("...", "oui")])
+    with pytest.raises(EvaluationError, match="'studio': no reference holds a word after the normalizer 'basic'"):
+        run.collect()
+
+
+def test_unreadable_results(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(EvaluationError, match="not there; run the evaluation first"):
+        read_results(path)
+    path.write_text('{"schema_version": 0}', encoding="utf8")
+    with pytest.raises(EvaluationError, match="schema_version is 0, this version reads 1"):
+        read_results(path)
+    path.write_text("{", encoding="utf8")
+    with pytest.raises(EvaluationError, match="not JSON"):
+        read_results(path)

@@ -1,0 +1,236 @@
+"""The files that an export writes: exact integers, right arithmetic, operators that ONNX Runtime really fuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+
+from qat_plugin.errors import ExportError, ParityError, WorkspaceError
+from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
+from qat_plugin.models import load_fake_quant, load_processor, load_whisper
+from qat_plugin.export import export_verified, model as file_module
+from qat_plugin.export.census import check_operators, check_weights, read_file
+from qat_plugin.export.packing import pack_matmul_nbits, unpack_matmul_nbits
+from qat_plugin.export.writer import GRAPHS, export_onnx
+from qat_plugin.training.ptq import quantize_without_training
+
+TARGETS = ["float", "int8", "int4"]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tiny_whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {"float": tiny_whisper_dir}
+    for target in ("int8", "int4"):
+        folders[target] = tmp_path_factory.mktemp(target)
+        config = QuantizerConfig(target, 32, skip_modules=("model.encoder.layers.1.fc2",))
+        quantize_without_training(load_whisper(tiny_whisper_dir), config, folders[target], weight_observer="minmax")
+        load_processor(tiny_whisper_dir).save_pretrained(folders[target])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {}
+    for target, checkpoint in checkpoints.items():
+        folders[target] = tmp_path_factory.mktemp(f"onnx-{target}")
+        export_onnx(read_checkpoint(checkpoint), folders[target])
+    return folders
+
+
+def session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_packing_keeps_every_integer_also_with_an_odd_number_of_groups(groups: int) -> None:
+    rng = np.random.default_rng(0)
+    integers = rng.integers(0, 16, (5, 16 * groups), dtype=np.uint8)
+    points = rng.integers(0, 16, (5, groups), dtype=np.uint8)
+    packed, packed_points = pack_matmul_nbits(integers, points, 16)
+    assert packed.shape == (5, groups, 8) and packed_points.shape == (5, (groups + 1) // 2)
+    back, back_points = unpack_matmul_nbits(packed, packed_points)
+    assert np.array_equal(back, integers)
+    assert np.array_equal(back_points[:, :groups], points)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dummy_length", [0, 1])
+def test_weight_only_logits_are_torchs(
+    checkpoints: dict[str, Path], tmp_path: Path, target: str, dummy_length: int
+) -> None:
+    folder = checkpoints[target]
+    export_onnx(read_checkpoint(folder), tmp_path, activations=False)
+    model = load_whisper(folder).eval() if target == "float" else load_fake_quant(folder, activations=False)
+    rng, batch = np.random.default_rng(1), 3
+    features = rng.standard_normal((batch, 80, 3000)).astype(np.float32)
+    states = session(tmp_path / "encoder_model.onnx").run(None, {"input_features": features})[0]
+    decoder = session(tmp_path / "decoder_model_merged.onnx")
+    outputs = [value.name for value in decoder.get_outputs()]
+    dummy = np.full((batch, 4, dummy_length, 16), 1e3, dtype=np.float32)
+    cache = {value.name: dummy for value in decoder.get_inputs() if value.name.startswith("past_key_values")}
+    past, cached = None, False
+    with torch.no_grad():
+        expected = model.model.encoder(torch.from_numpy(features)).last_hidden_state
+        np.testing.assert_allclose(states, expected.numpy(), atol=1e-4)
+        for length in (4, 1, 3, 1):
+            ids = rng.integers(0, 1792, (batch, length))
+            feed = {"input_ids": ids, "encoder_hidden_states": expected.numpy(), "use_cache_branch": np.array([cached])}
+            found = dict(zip(outputs, decoder.run(None, feed | cache)))
+            answer = model(
+                encoder_outputs=(expected,), decoder_input_ids=torch.from_numpy(ids), past_key_values=past, use_cache=True
+            )
+            np.testing.assert_allclose(found["logits"], answer.logits.numpy(), atol=1e-4)
+            past = answer.past_key_values
+            for name in outputs[1:]:
+                if not (cached and ".encoder." in name):
+                    cache[name.replace("present", "past_key_values")] = found[name]
+            cached = True
+
+
+def test_a_position_beyond_the_table_is_refused(exported: dict[str, Path]) -> None:
+    decoder = session(exported["int8"] / "decoder_model_merged.onnx")
+    feed = {value.name: np.zeros((1, 4, 448, 16), np.float32) for value in decoder.get_inputs() if "past" in value.name}
+    feed |= {"input_ids": np.array([[5]]), "encoder_hidden_states": np.zeros((1, 1500, 64), np.float32)}
+    with pytest.raises(Exception, match="out of"):
+        decoder.run(None, feed | {"use_cache_branch": np.array([True])})
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    # 2 encoder layers with 6 Linears, 2 decoder layers with 10, the logits; one fc2 is skipped. The three of an encoder's
+    # or decoder's q, k, v and the two of a cross-attention's k, v share an input.
+    [("int8", {"MatMulIntegerToFloat": 16, "DynamicQuantizeMatMul": 16}), ("int4", {"MatMulNBits": 32})],
+)
+def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
+    exported: dict[str, Path], tmp_path: Path, target: str, expected: dict[str, int]
+) -> None:
+    found: Counter[str] = Counter()
+    for name in GRAPHS:
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / name)
+        options.log_severity_level = 3
+        ort.InferenceSession(str(exported[target] / name), options, providers=["CPUExecutionProvider"])
+        content = read_file(tmp_path / name)
+        found.update(node.op_type for node in content.nodes)
+        floats = {key: array for key, array in content.initializers.items() if array.dtype == np.float32 and array.ndim > 1}
+        large = [key for key, array in floats.items() if array.size >= 64 * 64 and "layers.1.fc2" not in key]
+        assert large == [], "weights were folded back to float at load"
+    assert {kind: found[kind] for kind in expected} == expected
+    assert found["MatMulInteger"] == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_large_weights_go_beside_the_file(checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path, target: str) -> None:
+    export_onnx(read_checkpoint(checkpoints[target]), tmp_path, external_data_bytes=10_000)
+    features = np.random.default_rng(0).standard_normal((1, 80, 3000)).astype(np.float32)
+    for name in GRAPHS:
+        assert (tmp_path / f"{name}_data").stat().st_size > 10_000
+    inside, beside = (session(folder / "encoder_model.onnx") for folder in (exported[target], tmp_path))
+    assert np.array_equal(inside.run(None, {"input_features": features})[0], beside.run(None, {"input_features": features})[0])
+
+
+def test_the_float_embedding_is_loaded_once(
+    tiny_whisper_dir: Path, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(str(exported["float"] / "decoder_model_merged.onnx"), options, providers=["CPUExecutionProvider"])
+    rows = read_checkpoint(tiny_whisper_dir).config["vocab_size"]
+    tables = [a for a in read_file(tmp_path / "optimized.onnx").initializers.values() if a.size == rows * 64]
+    assert len(tables) == 1
+
+
+def tamper(folder: Path, file: str, name: str) -> None:
+    model = onnx.load(str(folder / file))
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    array = numpy_helper.to_array(tensor).copy()
+    array.reshape(-1).view(np.uint8)[0] ^= 1
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+    onnx.save(model, str(folder / file))
+
+
+@pytest.mark.parametrize("target", ["int8", "int4"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.decoder.layers.1.fc1.weight_quantized", "model.decoder.embed_tokens.weight_scale",
+     "model.decoder.layers.0.encoder_attn.k_proj.weight_quantized", "model.decoder.layers.0.fc2.bias"],
+)  # fmt: skip
+def test_one_changed_bit_is_found_and_named(checkpoints: dict[str, Path], tmp_path: Path, target: str, name: str) -> None:
+    checkpoint = read_checkpoint(checkpoints[target])
+    export_onnx(checkpoint, tmp_path)
+    files = [read_file(tmp_path / graph) for graph in GRAPHS]
+    check_weights(files, checkpoint)
+    check_operators(files, checkpoint, activations=True)
+    tamper(tmp_path, "decoder_model_merged.onnx", name)
+    with pytest.raises(ParityError, match=name.rsplit(".", 1)[0]):
+        check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+def test_a_second_export_is_the_same_bytes(checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path) -> None:
+    export_onnx(read_checkpoint(checkpoints["int4"]), tmp_path)
+    for name in GRAPHS:
+        assert (tmp_path / name).read_bytes() == (exported["int4"] / name).read_bytes()
+
+
+def test_a_disk_without_room(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = file_module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(file_module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(WorkspaceError, match=r"encoder_model\.onnx"):
+        export_onnx(read_checkpoint(checkpoints["int4"]), tmp_path)
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+def test_a_disk_that_fills_while_writing(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file_module.onnx, "save", full)
+    with pytest.raises(WorkspaceError, match="encoder_model"):
+        export_onnx(read_checkpoint(checkpoints["int4"]), tmp_path)
+
+
+def test_a_missing_companion_is_named(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in checkpoints["float"].iterdir():
+        if file.name not in ("processor_config.json", "preprocessor_config.json"):
+            (bare / file.name).symlink_to(file)
+    with pytest.raises(ExportError, match="processor"):
+        export_onnx(read_checkpoint(bare), tmp_path / "out")
+
+
+def test_a_missing_tensor_is_named(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(checkpoints["float"])
+    del checkpoint.tensors["model.decoder.layers.0.fc1.weight"]
+    with pytest.raises(ExportError, match="fc1"):
+        export_onnx(checkpoint, tmp_path)
+
+
+class TestExportVerified:
+    clips = [np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1 for i in range(2)]
+
+    def test_writes_a_complete_folder(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+        report = export_verified(checkpoints["float"], tmp_path / "onnx", parity_audio=self.clips, language="french", task="transcribe")
+        assert report.greedy_identical == 2 and report.max_weight_only_logit_difference < 1e-4
+        names = {path.name for path in (tmp_path / "onnx").iterdir()}
+        assert {*GRAPHS, "quantization.json", "parity.json", "config.json", "tokenizer.json", "preprocessor_config.json"} <= names
+        assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+    def test_leaves_a_folder_of_something_else_alone(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+        (tmp_path / "diary.txt").write_text("mine")
+        with pytest.raises(WorkspaceError, match="something else"):
+            export_verified(checkpoints["float"], tmp_path, parity_audio=self.clips, language="french", task="transcribe")
+        assert (tmp_path / "diary.txt").read_text() == "mine"
+
+    def test_refuses_to_compare_nothing(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+        with pytest.raises(ParityError, match="no clip"):
+            export_verified(checkpoints["float"], tmp_path / "x", parity_audio=[], language="french", task="transcribe")

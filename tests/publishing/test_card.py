@@ -1,0 +1,228 @@
+"""The card says what the results say: every figure is looked up, and nothing else about the machine leaks into it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from card_sample import DEFINITIONS, RECIPE
+from huggingface_hub import ModelCard
+
+from qat_plugin.errors import PublishError
+from qat_plugin.publishing import render_card, write_card
+from qat_plugin.publishing.document import card_document
+from qat_plugin.publishing.languages import CODES, hub_language
+
+
+@pytest.fixture
+def document(card_folder: Path) -> dict[str, Any]:
+    return json.loads((card_folder / "results.json").read_text())
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def table(text: str, header: str) -> list[list[str]]:
+    """Rows of the table whose header line begins so."""
+    lines = text[text.index(header) :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_front_matter_is_what_the_hub_indexes(card_folder: Path) -> None:
+    text = (card_folder / "README.md").read_text()
+    data = front_matter(text)
+    index = data.pop("model-index")
+    assert data == {
+        "base_model": "openai/whisper-tiny",
+        "base_model_relation": "quantized",
+        "datasets": ["someone/big-fr"],
+        "language": "fr",
+        "library_name": "onnx",
+        "license": "apache-2.0",
+        "metrics": ["wer"],
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["whisper", "onnx", "onnxruntime", "quantization", "qat", "quantization-aware-training", "int4"],
+    }
+    assert [entry["name"] for entry in index] == ["whisper-tiny-int4-qat"]
+    studio, calls = index[0]["results"]
+    # 2 errors in 19 words, counted by hand from the transcripts.
+    assert studio["metrics"] == [{"type": "wer", "value": round(100 * 2 / 19, 2), "name": "WER"}]
+    assert studio["dataset"] == {
+        "name": "studio", "type": "someone/studio-fr", "config": "fr", "split": "test", "revision": "1234abc",
+    }  # fmt: skip
+    assert calls["dataset"] == {"name": "calls", "type": "calls"}
+    assert calls["metrics"][0]["value"] == 0.0
+    # The Hub's own client reads the same figures back.
+    shown = {result.dataset_name: result.metric_value for result in ModelCard(text).data.eval_results}
+    assert shown == {"studio": 10.53, "calls": 0.0}
+
+
+def test_main_table_comes_first_and_holds_the_measured_figures(card_folder: Path, results: dict[str, Any]) -> None:
+    text = (card_folder / "README.md").read_text()
+    assert text.index("| model | format |") < text.index("\n## ")
+    rows = {row[1] + row[0]: row for row in table(text, "| model | format |")}
+    assert [row[0] for row in rows.values()] == [
+        "float", "quantized without training", "**this model**, quantization-aware training",
+    ]  # fmt: skip
+    low, high = results["measurements"]["qat"]["studio"]["wer_interval"]
+    qat = list(rows.values())[2]
+    assert qat[1] == "int4"
+    assert qat[2] == f"{100 * 2 / 19:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    assert qat[3] == "0.0 [0.0, 0.0]"
+    assert qat[4].startswith(f"{100 * 2 / 27:.1f} [")  # both corpora: counts added, not rates averaged
+    size, whole = results["arms"]["qat"]["bytes"], results["arms"]["fp"]["bytes"]
+    assert qat[5] == f"{size / 1e6:.1f} MB ({100 * size / whole:.1f} %)"
+    assert qat[6] == "40.0x (2.00 of float)"  # 2.5 s of audio in 0.0625 s
+
+
+@pytest.mark.parametrize(("corpus", "other", "verdict"), [
+    ("studio", "quantized without training", "better"),
+    ("studio", "float", "within chance"),
+])  # fmt: skip
+def test_differences_say_whether_they_are_beyond_chance(
+    card_folder: Path, results: dict[str, Any], corpus: str, other: str, verdict: str
+) -> None:
+    rows = table((card_folder / "README.md").read_text(), "| corpus | this model against |")
+    (row,) = [row for row in rows if row[:2] == [corpus, other]]
+    arm = {"float": "fp", "quantized without training": "ptq"}[other]
+    versus = results["measurements"]["qat"][corpus]["versus"][arm]
+    assert row[2] == f"{100 * versus['difference']:+.2f}"
+    assert row[5] == verdict
+
+
+def test_worse_beyond_the_interval_is_called_worse(document: dict[str, Any]) -> None:
+    versus = document["measurements"]["qat"]["calls"]["versus"]["fp"]
+    versus.update(difference=0.031, interval=[0.011, 0.052], relative=0.4, beyond_interval=True)
+    row = next(
+        r for r in table(render_card(document), "| corpus | this model against |") if r[:2] == ["calls", "float"]
+    )
+    assert row[2:] == ["+3.10", "+1.10 to +5.20", "+40.00", "worse"]
+
+
+def test_error_counts_and_loops_are_shown_apart(card_folder: Path) -> None:
+    rows = table((card_folder / "README.md").read_text(), "| corpus | model | words |")
+    ptq = next(row for row in rows if row[:2] == ["studio", "quantized without training"])
+    assert ptq[2:6] == ["19", "3", "4", "3"]
+    assert ptq[7] == "1"  # "merci" six times in a row
+
+
+def test_parity_skips_and_machine_are_quoted(card_folder: Path) -> None:
+    text = (card_folder / "README.md").read_text()
+    assert table(text, "| | |\n|---|---:|") == [
+        ["passed", "yes"],
+        ["target", "int4"],
+        ["operators: encoder_model.onnx: MatMulNBits", "12"],
+        ["operators: decoder_model_merged.onnx: MatMulNBits", "21"],
+        ["quantized share", "0.9312"],
+        ["max weight only logit difference", "2.5e-06"],
+        ["greedy clips", "8"],
+        ["greedy identical", "8"],
+    ]
+    assert "Modules left in float: `model.decoder.layers.0.fc1`." in text
+    made = dict(table(text, "| | |\n|---|---|"))
+    assert made["learning rate"] == "5e-06"
+    assert made["wall time"] == "train 12.6 min, export_qat 31 s"
+    assert made["versions"] == "Python 3.11.7, qat_plugin 0.1.0, onnxruntime 1.31.1"
+    assert "at commit `abcdef0`" in text
+
+
+def test_a_figure_of_the_results_that_changes_changes_the_card(document: dict[str, Any]) -> None:
+    before = render_card(document)
+    assert render_card(document) == before
+    document["measurements"]["qat"]["studio"]["wer"] = 0.4242
+    after = render_card(document)
+    assert "42.4 [" in after
+    assert front_matter(after)["model-index"][0]["results"][0]["metrics"][0]["value"] == 42.42
+    assert "42.4 [" not in before
+
+
+def test_no_local_path_is_published(card_folder: Path) -> None:
+    for name in ("README.md", "results.json"):
+        assert "secret" not in (card_folder / name).read_text()
+    assert "mine/manifest.jsonl" in (card_folder / "README.md").read_text()
+
+
+def test_a_local_base_model_has_no_hub_id_unless_one_is_given(
+    tmp_path: Path, results: dict[str, Any], onnx_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "whisper-tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    results["recipe"] = {**RECIPE, "model_name_or_path": "data/whisper-tiny"}  # looks like a Hub id
+    text = render_card(card_document(results, onnx_folders["qat"], corpora=DEFINITIONS))
+    assert "base_model" not in text
+    assert "whisper-tiny in int4" in text
+    results["recipe"]["base_model"] = "openai/whisper-tiny"
+    named = render_card(card_document(results, onnx_folders["qat"]))
+    assert front_matter(named)["base_model"] == "openai/whisper-tiny"
+
+
+def test_the_recipe_in_the_card_is_one_that_loads(
+    tmp_path: Path, results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    from qat_plugin.recipe_loading import load_recipe, recipe_to_dict, shipped_recipes
+
+    for path in shipped_recipes().values():
+        given = recipe_to_dict(load_recipe(path))
+        results["recipe"] = {**given, "model_name_or_path": "openai/whisper-tiny"}
+        text = render_card(card_document(results, onnx_folders["qat"]))
+        shown = tmp_path / "shown.json"
+        shown.write_text(text.split("```json\n")[1].split("```")[0])
+        again = recipe_to_dict(load_recipe(shown, ["--output_dir", "output"]))
+        undecided = ("output_dir", "model_name_or_path", "run_name", "train_data", "test_data")
+        differing = {name for name in given if again[name] != given[name] and name not in undecided}
+        assert not {name for name in differing if not re.match(r"(logging|save|dataloader|report|eval|do)_", name)}
+
+
+def test_without_float_arm_there_is_no_share_and_no_factor(document: dict[str, Any]) -> None:
+    for part in ("arms", "measurements", "pooled"):
+        document[part] = {"qat": document[part]["qat"]}
+    document["arms"]["qat"]["bytes_ratio"] = None
+    for measurement in [document["pooled"]["qat"], *document["measurements"]["qat"].values()]:
+        measurement["versus"] = {}
+    text = render_card(document)
+    assert table(text, "| model | format |")[0][-2:] == ["0.0 MB", "40.0x"]
+    assert "this model against" not in text
+
+
+@pytest.mark.parametrize(("part", "name"), [("measurements", "qat"), ("settings", "normalizer"), ("pooled", "qat")])
+def test_incomplete_results_name_what_is_missing(document: dict[str, Any], part: str, name: str) -> None:
+    del document[part][name]
+    with pytest.raises(PublishError, match=rf"the results lack .*{name}.*evaluate"):
+        render_card(document)
+
+
+def test_a_card_needs_results_and_a_passed_parity(
+    tmp_path: Path, results_file: Path, onnx_folders: dict[str, Path]
+) -> None:
+    parity = onnx_folders["qat"] / "parity.json"
+    parity.write_text(json.dumps({"passed": False}))
+    with pytest.raises(PublishError, match=r"parity\.json: `passed` is False"):
+        write_card(results_file, onnx_folders["qat"], tmp_path / "no-card")
+    parity.unlink()
+    with pytest.raises(PublishError, match=r"parity\.json is missing.*export"):
+        write_card(results_file, onnx_folders["qat"], tmp_path / "no-card")
+    results_file.unlink()
+    with pytest.raises(PublishError, match=r"results\.json is missing: run `qat-plugin evaluate` first"):
+        write_card(results_file, onnx_folders["qat"], tmp_path / "no-card")
+    assert not (tmp_path / "no-card").exists()
+
+
+def test_languages_are_whispers() -> None:
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    assert CODES == TO_LANGUAGE_CODE
+    assert [hub_language(name) for name in ("French", "fr", "javanese")] == ["fr", "fr", "jv"]
+    with pytest.raises(PublishError, match="language is 'frensh'"):
+        hub_language("frensh")
+
+
+def test_publishing_imports_nothing_heavy() -> None:
+    heavy = {"torch", "onnx", "onnxruntime", "transformers"}
+    code = f"import sys, qat_plugin.publishing; print(*({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == ""

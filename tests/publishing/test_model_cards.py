@@ -1,0 +1,22 @@
+"""Every committed card is what its committed results render to: no figure was typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qat_plugin.publishing import render_card
+
+MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
+RESULTS = sorted(MODEL_CARDS.glob("*/results.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_card_is_rendered_from_its_results(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf8"))
+    assert (path.parent / "README.md").read_text(encoding="utf8") == render_card(document)
+
+
+def test_no_card_is_without_results() -> None:
+    cards = {path.parent for path in MODEL_CARDS.glob("*/README.md")}
+    assert cards == {path.parent for path in RESULTS}

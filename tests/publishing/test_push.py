@@ -1,0 +1,251 @@
+"""What reaches a Hub, sent by the real client to `hub_server`, and what is refused before anything is sent."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from card_sample import DEFINITIONS, RECIPE, measure
+from hub_server import TOKEN, Hub
+from huggingface_hub import snapshot_download
+
+from qat_plugin.errors import PublishError
+from qat_plugin.publishing import push, write_card
+
+REPO = "tester/whisper-tiny-int4"
+
+
+@pytest.fixture
+def folder(onnx_folders: dict[str, Path]) -> Path:
+    return onnx_folders["qat"]
+
+
+@pytest.fixture
+def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub.patch(monkeypatch)
+    return hub
+
+
+def expected_files(folder: Path, card_folder: Path) -> dict[str, bytes]:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return files | {"README.md": (card_folder / "README.md").read_bytes()}
+
+
+def test_one_commit_holds_the_folder_and_the_card(online: Hub, folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    report = push(folder, card_folder, REPO, private=True)
+    repo = online.repo(REPO)
+    assert repo.private
+    assert [commit.message for commit in repo.commits.values()] == [
+        "initial commit", "Upload quantized ONNX and model card",
+    ]  # fmt: skip
+    assert report.commit_url == f"{online.endpoint}/{REPO}/commit/{repo.branches['main']}"
+    sent = online.files(REPO)
+    del sent[".gitattributes"]
+    assert sent == expected_files(folder, card_folder)
+    assert repo.at("main").files["encoder_model.onnx"].lfs
+    assert not repo.at("main").files["config.json"].lfs
+    # What anyone downloads again.
+    back = Path(snapshot_download(REPO, cache_dir=tmp_path / "cache"))
+    assert {p.name: p.read_bytes() for p in back.iterdir() if p.name != ".gitattributes"} == sent
+    assert online.unknown == []
+
+
+def test_a_second_push_sends_only_what_changed(
+    online: Hub, folder: Path, card_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(folder, card_folder, REPO)
+    card = card_folder / "README.md"
+    card.write_text(card.read_text() + "\nA remark by hand.\n")
+    online.requests.clear()
+    capsys.readouterr()
+    report = push(folder, card_folder, REPO)
+    assert {file.name: file.change for file in report.files} == {
+        "README.md": "changed", "config.json": "unchanged", "decoder_model_merged.onnx": "unchanged",
+        "encoder_model.onnx": "unchanged", "parity.json": "unchanged", "quantization.json": "unchanged",
+    }  # fmt: skip
+    assert not [request for request in online.requests if request.startswith("PUT")]
+    assert online.files(REPO)["README.md"].endswith(b"A remark by hand.\n")
+    assert f"1 of 6 files to send, {card.stat().st_size:,} bytes" in capsys.readouterr().out
+
+
+def test_another_revision_is_a_branch_of_its_own(online: Hub, folder: Path, card_folder: Path) -> None:
+    push(folder, card_folder, REPO, revision="int4/v2")
+    assert set(online.files(REPO, "main")) == {".gitattributes"}
+    assert "encoder_model.onnx" in online.files(REPO, "int4/v2")
+    push(folder, card_folder, REPO, revision="int4/v2")  # the branch is there by now
+    assert set(online.repo(REPO).branches) == {"main", "int4/v2"}
+
+
+def test_files_of_others_stay(online: Hub, folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "sample.mp3").write_bytes(b"their sound")
+    online.add_repo(REPO, tmp_path / "theirs")
+    report = push(folder, card_folder, REPO)
+    assert report.remaining == ("sample.mp3",)
+    assert "sample.mp3" in online.files(REPO)
+
+
+def test_dry_run_shows_everything_and_does_nothing(
+    online: Hub, folder: Path, card_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = push(folder, card_folder, REPO, dry_run=True, private=True, revision="next")
+    shown = capsys.readouterr().out
+    assert f"{REPO} (private), revision next: repo will be created" in shown
+    for name, content in expected_files(folder, card_folder).items():
+        assert re.search(rf"new +{len(content):,} +{hashlib.sha256(content).hexdigest()}  {re.escape(name)}\n", shown)
+    assert "dry run: nothing was created or sent" in shown
+    assert report.commit_url is None
+    assert online.repos == {}
+    assert not [request for request in online.requests if not request.startswith("GET")]
+
+
+def test_dry_run_works_without_token_and_without_network(
+    hub: Hub, folder: Path, card_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.patch(monkeypatch, token=None)
+    assert push(folder, card_folder, REPO, dry_run=True).creates_repo
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    report = push(folder, card_folder, REPO, dry_run=True)
+    assert {file.change for file in report.files} == {"unknown"}
+    assert "the Hub could not be asked" in capsys.readouterr().out
+
+
+def test_no_token_is_said_before_anything_is_asked(
+    hub: Hub, folder: Path, card_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.patch(monkeypatch, token=None)
+    with pytest.raises(PublishError, match=r"no Hub token: set HF_TOKEN, or run `hf auth login`"):
+        push(folder, card_folder, REPO)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("token", [TOKEN, "hf_wrongToken", "hf_two\nlines"])
+def test_no_token_is_ever_shown(
+    online: Hub, folder: Path, card_folder: Path, token: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = ""
+    try:
+        push(folder, card_folder, "tester/model" if token == TOKEN else REPO, token=token)
+    except PublishError as error:
+        message = f"{error} {error.__cause__}"
+    assert bool(message) == (token != TOKEN)
+    assert token not in message + "".join(capsys.readouterr())
+    assert "lines" not in message or "white space" in message
+
+
+def test_a_namespace_of_others_is_refused_by_the_hub(online: Hub, folder: Path, card_folder: Path) -> None:
+    with pytest.raises(PublishError, match=r"openai/mine: the Hub did not take the upload .*403.*token may write"):
+        push(folder, card_folder, "openai/mine")
+
+
+def test_a_public_repo_does_not_get_what_should_be_private(online: Hub, folder: Path, card_folder: Path) -> None:
+    push(folder, card_folder, REPO)
+    commits = len(online.repo(REPO).commits)
+    with pytest.raises(PublishError, match=rf"{REPO} exists and is public, but `private` is set"):
+        push(folder, card_folder, REPO, private=True)
+    assert len(online.repo(REPO).commits) == commits
+
+
+@pytest.mark.parametrize("repo_id", ["whisper", "a/b/c", "tester/bad name", "tester/-x", ""])
+def test_bad_repo_ids(online: Hub, folder: Path, card_folder: Path, repo_id: str) -> None:
+    with pytest.raises(PublishError, match=re.escape(f"repo id is {repo_id!r}")):
+        push(folder, card_folder, repo_id)
+    assert online.requests == []
+
+
+@pytest.mark.parametrize("parity", [None, "{", "[]", '{"passed": false}', "{}"])
+def test_only_a_verified_export_is_published(online: Hub, folder: Path, card_folder: Path, parity: str | None) -> None:
+    path = folder / "parity.json"
+    path.unlink() if parity is None else path.write_text(parity)
+    with pytest.raises(PublishError, match=r"parity\.json.*run `qat-plugin export` (first|again)"):
+        push(folder, card_folder, REPO)
+    assert online.requests == []
+
+
+def test_other_files_than_the_measured_ones_are_refused(online: Hub, folder: Path, card_folder: Path) -> None:
+    graph = folder / "encoder_model.onnx"
+    before = graph.read_bytes()
+    graph.write_bytes(before + b"x")
+    changed = hashlib.sha256(before + b"x").hexdigest()
+    measured = hashlib.sha256(before).hexdigest()
+    with pytest.raises(PublishError, match=rf"encoder_model\.onnx has sha256 {changed}, .* on {measured}: .*evaluate"):
+        push(folder, card_folder, REPO)
+    graph.unlink()
+    with pytest.raises(PublishError, match=r"encoder_model\.onnx is missing, but the results were measured with it"):
+        push(folder, card_folder, REPO)
+    graph.write_bytes(before)
+    (folder / "decoder_model.onnx").write_bytes(b"not measured")
+    with pytest.raises(PublishError, match=r"decoder_model\.onnx is not among the measured files"):
+        push(folder, card_folder, REPO)
+    assert online.requests == []
+
+
+def test_a_card_of_other_results_is_refused(
+    online: Hub, onnx_folders: dict[str, Path], card_folder: Path, results_file: Path
+) -> None:
+    document = json.loads((card_folder / "results.json").read_text())
+    document["measurements"]["qat"]["calls"]["wer"] = 0.125
+    (card_folder / "results.json").write_text(json.dumps(document))
+    with pytest.raises(PublishError, match=r"README\.md does not show the results beside it.*value: 12\.5.*card"):
+        push(onnx_folders["qat"], card_folder, REPO)
+    # Rendered again, it is taken.
+    write_card(results_file, onnx_folders["qat"], card_folder, corpora=DEFINITIONS)
+    push(onnx_folders["qat"], card_folder, REPO)
+
+
+def test_missing_or_foreign_card_folders_are_named(
+    online: Hub, folder: Path, card_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PublishError, match=r"results\.json is missing: run `qat-plugin card`"):
+        push(folder, tmp_path / "nowhere", REPO)
+    (card_folder / "README.md").unlink()
+    with pytest.raises(PublishError, match=r"README\.md is missing: run `qat-plugin card`"):
+        push(folder, card_folder, REPO)
+    (card_folder / "results.json").write_text("{}")
+    with pytest.raises(PublishError, match=r"results\.json is not what `qat-plugin card` writes"):
+        push(folder, card_folder, REPO)
+
+
+def test_an_unreachable_hub_is_one_clear_error(
+    online: Hub, folder: Path, card_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PublishError, match=rf"{REPO}: the Hub does not answer as it should"):
+        push(folder, card_folder, REPO)
+
+
+def test_hidden_files_and_a_readme_of_the_folder_stay_at_home(online: Hub, folder: Path, tmp_path: Path) -> None:
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("x")
+    (folder / "README.md").write_text("an old card")
+    folders = {arm: folder.parent / arm for arm in ("fp", "ptq", "qat")}
+    card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2", corpora=DEFINITIONS)
+    push(folder, card.parent, REPO)
+    sent = online.files(REPO)
+    assert not [name for name in sent if ".cache" in name]
+    assert sent["README.md"] == card.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_pushed_model_transcribes_by_its_hub_id(
+    online: Hub, onnx_folders: dict[str, Path], tiny_whisper_dir: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from qat_plugin.export.writer import export_onnx
+    from qat_plugin.fake_quant.checkpoint import read_checkpoint
+    from qat_plugin.runtime import QuantizedWhisper
+
+    folder = tmp_path / "onnx" / "tiny"
+    export_onnx(read_checkpoint(tiny_whisper_dir), folder)
+    (folder / "parity.json").write_text((onnx_folders["qat"] / "parity.json").read_text())
+    measured = measure(tmp_path / "evaluation", {**onnx_folders, "qat": folder}, RECIPE)
+    card = write_card(measured, folder, tmp_path / "card", corpora=DEFINITIONS)
+    push(folder, card.parent, REPO, private=True, revision="tiny")
+
+    features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
+    options = {"language": "fr", "task": "transcribe", "max_new_tokens": 12}
+    expected = QuantizedWhisper.from_pretrained(folder).generate(features, **options)
+    assert QuantizedWhisper.from_pretrained(REPO, revision="tiny").generate(features, **options).equal(expected)
+    assert online.unknown == []

@@ -1,0 +1,63 @@
+"""The output folder: what counts as done, what is refused, what survives an interruption."""
+
+import errno
+import json
+
+import pytest
+
+from qat_plugin.errors import WorkspaceError
+from qat_plugin.workspace import Workspace
+
+
+def test_a_step_is_done_for_the_same_inputs_only(tmp_path):
+    workspace = Workspace(tmp_path / "run")
+    inputs = {"target": "int4", "max_steps": 3}
+    assert not workspace.is_done("train", inputs) and workspace.differences("train", inputs) == []
+    with workspace.step("train", inputs):
+        pass
+    again = Workspace(tmp_path / "run")
+    assert again.is_done("train", dict(reversed(inputs.items())))
+    assert not again.is_done("train", {**inputs, "max_steps": 4})
+    assert again.differences("train", {**inputs, "max_steps": 4}) == ["max_steps: 3 → 4"]
+
+
+def test_an_interrupted_step_is_not_done_and_its_time_is_kept(tmp_path):
+    workspace = Workspace(tmp_path)
+    with pytest.raises(KeyboardInterrupt), workspace.step("train", {"a": 1}):
+        raise KeyboardInterrupt
+    assert not workspace.is_done("train", {"a": 1})
+    state = json.loads((tmp_path / "state.json").read_text())
+    state["train"]["seconds"] = 40.0
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    with workspace.step("train", {"a": 1}):
+        pass
+    assert workspace.is_done("train", {"a": 1}) and workspace.seconds()["train"] >= 40.0
+    with workspace.step("train", {"a": 2}):  # other inputs: another piece of work
+        pass
+    assert workspace.seconds()["train"] < 40.0
+
+
+def test_foreign_folders_and_files_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(WorkspaceError, match="holds files of something else"):
+        Workspace(tmp_path)
+    with pytest.raises(WorkspaceError, match="which is a file"):
+        Workspace(tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_full_disk_is_explained_and_keeps_what_was_done(tmp_path):
+    workspace = Workspace(tmp_path)
+    with workspace.step("train", {}):
+        pass
+    with pytest.raises(WorkspaceError, match=r"no space left .* in step 'export'.*run the same command again"):
+        with workspace.step("export", {}):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert workspace.is_done("train", {}) and not workspace.is_done("export", {})
+
+
+def test_a_damaged_state_file_names_the_line(tmp_path):
+    workspace = Workspace(tmp_path)
+    (tmp_path / "state.json").write_text("{\n oops")
+    with pytest.raises(WorkspaceError, match=r"state.json, line 2: not JSON"):
+        workspace.seconds()
