@@ -41,7 +41,9 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
             step.add_argument("--dry_run", action="store_true", help="show what would be uploaded, and do nothing")
     commands.add_parser("fields", help="explain every field of a recipe")
     demo = commands.add_parser("demo", help="int4 QAT of Whisper base on French speech, from nothing to a model card")
-    demo.add_argument("--full", action="store_true", help="train and test long enough to show a gain (an hour, not minutes)")
+    demo.add_argument(
+        "--full", action="store_true", help="train and test long enough to show a gain (an hour, not minutes)"
+    )
     transcribe = commands.add_parser("transcribe", help="transcribe audio files of any length with an exported model")
     if command == "transcribe":
         # Needs transformers: the other commands' --help should not wait for it.

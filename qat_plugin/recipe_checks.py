@@ -197,9 +197,8 @@ def _evaluation(v: Values) -> Iterator[str]:
             yield f"arms is {quote(arms)}: {quote(arm)} is not one of {', '.join(ARMS)}"
     if len(set(arms)) < len(arms):
         yield f"arms is {quote(arms)}: name each arm once"
-    for arm, reason in (("fp", "degradation is measured against it"), ("qat", "it is what is trained and published")):
-        if arm not in arms:
-            yield f"arms is {quote(arms)}: add {quote(arm)}, {reason}"
+    if not arms:
+        yield f"arms is []: name at least one of {', '.join(ARMS)}"
     if not (v["corpora"] or v["test_data"]):
         yield "corpora and test_data are both empty: name a corpus or a manifest to verify and measure the model on"
 

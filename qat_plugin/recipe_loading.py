@@ -205,7 +205,8 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         raise RecipeError(
             f"{name} is not a field of a recipe: {f'did you mean {near}?' if near else 'qat-plugin fields lists them'}"
         )
-    return vars(given)
+    values: dict[str, Any] = vars(given)
+    return values
 
 
 def _build(values: dict[str, Any], file: Path) -> Recipe:

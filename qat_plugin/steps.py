@@ -35,9 +35,7 @@ def open_workspace(recipe: Recipe) -> Workspace:
 
     Raises `WorkspaceError` when training in it was begun with another recipe, naming the fields that differ.
     """
-    if not recipe.training.output_dir:
-        raise RecipeError("output_dir is not set: name the folder of the run in the recipe or with --output_dir FOLDER")
-    workspace = Workspace(recipe.training.output_dir)
+    workspace = Workspace(str(recipe.training.output_dir))
     differences = workspace.differences("train", training_inputs(recipe))
     if differences:
         raise WorkspaceError(
@@ -51,7 +49,7 @@ def open_workspace(recipe: Recipe) -> Workspace:
 
 def training_inputs(recipe: Recipe) -> dict[str, Any]:
     """Every field that decides the trained weights."""
-    groups = [recipe.model, recipe.data, recipe.quantization, recipe.distillation]
+    groups: list[Any] = [recipe.model, recipe.data, recipe.quantization, recipe.distillation]
     inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
     trained = {field.name for field in dataclasses.fields(recipe.training)}
     for name, value in recipe_to_dict(recipe).items():
@@ -89,8 +87,13 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
             say("export", f"{arm}: done already: {workspace.onnx(arm)}")
             continue
         if arm == "qat" and not workspace.is_done("train", training_inputs(recipe)):
-            raise WorkspaceError(f"{workspace.checkpoint('qat')} holds no finished training: run the step 'train' first")
-        say("export", f"{arm}: ONNX from {workspace.checkpoint(arm)}, checked on {recipe.evaluation.parity_samples} clips")
+            raise WorkspaceError(
+                f"{workspace.checkpoint('qat')} holds no finished training: run the step 'train' first"
+            )
+        say(
+            "export",
+            f"{arm}: ONNX from {workspace.checkpoint(arm)}, checked on {recipe.evaluation.parity_samples} clips",
+        )
         with workspace.step(f"export_{arm}", inputs):
             _export_arm(recipe, workspace, arm)
 
@@ -145,6 +148,8 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         say("evaluate", f"done already: {workspace.results_file}")
     else:
         names = [*evaluation.corpora, *evaluation.test_data]
+        if not names:
+            raise RecipeError("corpora and test_data are both empty: name test speech, as in --test_data my_test.json")
         say("evaluate", f"{', '.join(evaluation.arms)} on {', '.join(names)}; finished transcripts are kept")
         with workspace.step("evaluate", inputs):
             _measure(recipe, workspace)
@@ -154,14 +159,23 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
 
 def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
     """Digest of each arm's parity file, which lists the files it vouches for."""
-    return {f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "parity.json").read_bytes()).hexdigest() for arm in arms}
+    return {
+        f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "parity.json").read_bytes()).hexdigest() for arm in arms
+    }
 
 
 def _measure(recipe: Recipe, workspace: Workspace) -> None:
     from qat_plugin.evaluation.run import evaluate_arm
+    from qat_plugin.training.run import check_overlap
 
     evaluation = recipe.evaluation
-    for corpus in _test_corpora(recipe):
+    corpora = _test_corpora(recipe)
+    overlap = check_overlap(recipe, corpora)
+    say(
+        "evaluate",
+        f"{overlap.same_text} of {overlap.test_rows} test texts, and no test audio, are in the training speech",
+    )
+    for corpus in corpora:
         for arm in evaluation.arms:
             evaluate_arm(
                 workspace.onnx(arm),
@@ -207,7 +221,9 @@ def git_commit() -> str | None:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
 
-    return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return git("rev-parse", "HEAD").strip() + (
+        "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )
 
 
 def card(recipe: Recipe, workspace: Workspace) -> None:

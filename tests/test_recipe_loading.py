@@ -53,7 +53,7 @@ def test_the_least_a_recipe_needs(tmp_path: Path) -> None:
         {"streaming": True, "max_steps": 10},
         {"eval_strategy": "steps", "eval_steps": 5, "validation_data": ["validation.jsonl"]},
         {"ce_weight": 0, "kl_weight": 1},
-        {"arms": ["qat", "fp"]},
+        {"arms": ["qat"]},
         {"teacher_model_name_or_path": "openai/whisper-small", "pseudo_labels": True},
     ],
 )

@@ -27,19 +27,29 @@ def tiny_tokenizer() -> WhisperTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|endoftext|>", "<|startoftranscript|>"]
     specials += [f"<|{code}|>" for code in LANGUAGES]
-    specials += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    specials += [
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+    ]
     specials += [f"<|{i * 0.02:.2f}|>" for i in range(1501)]
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(specials[: -1501])
+    backend.add_special_tokens(specials[:-1501])
     backend.add_tokens(specials[-1501:])
     end = "<|endoftext|>"
     return WhisperTokenizerFast(tokenizer_object=backend, bos_token=end, eos_token=end, unk_token=end, pad_token=end)
 
 
-def save_tiny_whisper(folder: Path, seed: int = 0) -> Path:
-    """Write config, weights, generation config, tokenizer and feature extractor of a random Whisper to `folder`."""
+def save_tiny_whisper(folder: Path, seed: int = 0, max_target_positions: int = 448) -> Path:
+    """Write config, weights, generation config, tokenizer and feature extractor of a random Whisper to `folder`.
+
+    What it says is noise, and never ends: few `max_target_positions` keep it short.
+    """
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     token = tokenizer.convert_tokens_to_ids
@@ -48,12 +58,12 @@ def save_tiny_whisper(folder: Path, seed: int = 0) -> Path:
     config = WhisperConfig(
         vocab_size=len(tokenizer), d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=128, num_mel_bins=80,
-        max_source_positions=1500, max_target_positions=448, init_std=0.2, begin_suppress_tokens=None,
+        max_source_positions=1500, max_target_positions=max_target_positions, init_std=0.2, begin_suppress_tokens=None,
         suppress_tokens=None, **ids,
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
-        max_length=448, is_multilingual=True, no_timestamps_token_id=token("<|notimestamps|>"),
+        max_length=max_target_positions, is_multilingual=True, no_timestamps_token_id=token("<|notimestamps|>"),
         prev_sot_token_id=token("<|startofprev|>"), max_initial_timestamp_index=50, return_timestamps=False,
         lang_to_id={f"<|{code}|>": token(f"<|{code}|>") for code in LANGUAGES},
         task_to_id={name: token(f"<|{name}|>") for name in ("transcribe", "translate")},
@@ -75,7 +85,9 @@ def write_tones(folder: Path) -> Path:
         rng = np.random.default_rng(i)
         x = sum(0.2 * np.sin(2 * np.pi * f * t) for f in rng.uniform(150, 3000, 3)) + 0.01 * rng.standard_normal(t.size)
         sf.write(folder / f"clip{i}.wav", x.astype("float32"), 16000, subtype="PCM_16")
-        rows.append({"audio": f"clip{i}.wav", "text": text, "duration": seconds, "speaker": f"s{i % 2}", "language": "fr"})
+        rows.append(
+            {"audio": f"clip{i}.wav", "text": text, "duration": seconds, "speaker": f"s{i % 2}", "language": "fr"}
+        )
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
     return path

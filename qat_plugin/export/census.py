@@ -18,7 +18,18 @@ from qat_plugin.export.packing import unpack_matmul_nbits
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 
 QUANTIZED, SCALE, ZERO_POINT = ".weight_quantized", ".weight_scale", ".weight_zero_point"
-_COUNTED = ("MatMulInteger", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeLinear", "DequantizeLinear", "MatMul", "Conv")
+_COUNTED = (
+    "MatMulInteger",
+    "MatMulNBits",
+    "GatherBlockQuantized",
+    "DynamicQuantizeLinear",
+    "DequantizeLinear",
+    "MatMul",
+    "Conv",
+)
+
+# Shapes, masks and the like: a few dozen bytes each.
+_CONSTANT_BYTES = 65536
 
 Array = NDArray[Any]
 
@@ -80,7 +91,11 @@ def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> 
         if f"{module}.weight" in initializers or f"{module}.weight_transposed" in initializers:
             raise ParityError(f"{module}: the file holds a float copy of its weight beside the integers")
         consumers = {
-            node.op_type for file in files for node in file.nodes for name in node.input if name == f"{module}{QUANTIZED}"
+            node.op_type
+            for file in files
+            for node in file.nodes
+            for name in node.input
+            if name == f"{module}{QUANTIZED}"
         }
         operator = weight.scheme.operator
         # A table that is only looked up, or reshaped for the product, is read by other operators.
@@ -89,7 +104,18 @@ def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> 
             raise ParityError(f"{module}: its integers are read by {sorted(consumers)}, expected {operator}")
     for name, tensor in checkpoint.tensors.items():
         _check_float(name, tensor, initializers)
+    _check_bytes(files, checkpoint)
     return compared
+
+
+def _check_bytes(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> None:
+    """Whatever is neither packed integers nor a float tensor of the checkpoint must be no more than small constants."""
+    known = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    odd = sum(file.weight_bytes - file.quantized_bytes for file in files) - known
+    if odd > _CONSTANT_BYTES:
+        raise ParityError(
+            f"the files hold {odd} bytes of weights that are neither packed integers nor in the checkpoint"
+        )
 
 
 def _check_quantized(module: str, weight: QuantizedWeight, initializers: dict[str, Array]) -> None:
@@ -136,7 +162,9 @@ def check_operators(files: list[FileContent], checkpoint: QuantizedCheckpoint, *
         # The tied embedding counts once either way: one weight, one product.
         expected = kinds[operator] if activations or operator == "MatMulNBits" else 0
         if found[operator] != expected:
-            raise ParityError(f"the files hold {found[operator]} {operator}, the checkpoint's schemes ask for {expected}")
+            raise ParityError(
+                f"the files hold {found[operator]} {operator}, the checkpoint's schemes ask for {expected}"
+            )
     lookups = found["GatherBlockQuantized"]
     expected_lookups = int(tied and checkpoint.quantized["model.decoder.embed_tokens"].scheme.operator == "MatMulNBits")
     if lookups != expected_lookups:

@@ -8,13 +8,15 @@ makes of one, exists once.
 
 from __future__ import annotations
 
-import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from typing import Any
 
-from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
+import numpy as np
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+
 from qat_plugin.export.graph import Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 EMBEDDING = "model.decoder.embed_tokens"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -38,7 +40,9 @@ def build_decoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
             past = f"past_key_values.{i}.decoder.{part}"
             kept = graph.op("Slice", [past, graph.ints(0), past_end, graph.ints(2)])
             present.append(graph.op("Concat", [kept, new], outputs=[f"present.{i}.decoder.{part}"], axis=2))
-        h = layers.linear(graph, f"{attention}.out_proj", layers.attend(graph, attention, q, *present, mask))
+        h = layers.linear(
+            graph, f"{attention}.out_proj", layers.attend(graph, attention, q, present[0], present[1], mask)
+        )
         x = graph.op("Add", [x, h])
         x = graph.op("Add", [x, _cross_attention(graph, layers, i, x, heads)])
         x = layers.feed_forward(graph, module, x)
@@ -57,7 +61,10 @@ def _prepare(graph: Graph) -> tuple[str, str, str]:
     past_length = graph.op("Mul", [stored, cached])
     length = graph.op("Shape", ["input_ids"], start=1, end=2)
     axis = graph.ints(0)
-    start, total = graph.op("Squeeze", [past_length, axis]), graph.op("Squeeze", [graph.op("Add", [past_length, length]), axis])
+    start, total = (
+        graph.op("Squeeze", [past_length, axis]),
+        graph.op("Squeeze", [graph.op("Add", [past_length, length]), axis]),
+    )
     one = graph.constant(np.int64(1))
     positions = graph.op("Range", [start, total, one])
     columns = graph.op("Range", [graph.constant(np.int64(0)), total, one])
@@ -80,17 +87,21 @@ def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int) -
     outputs += [cached.op("Constant", [], value=empty) for _ in names]
     first = Graph(graph.weights)
     key, value = (
-        layers.split_heads(first, layers.linear(first, f"{module}.{part}_proj", "encoder_hidden_states"), heads) for part in "kv"
+        layers.split_heads(first, layers.linear(first, f"{module}.{part}_proj", "encoder_hidden_states"), heads)
+        for part in "kv"
     )
     computed = [layers.attend(first, module, q, key, value), key, value]
-    branches = {"then_branch": _branch(cached, outputs, "cached"), "else_branch": _branch(first, computed, "first")}
+    branches: dict[str, Any] = {
+        "then_branch": _branch(cached, outputs, "cached"),
+        "else_branch": _branch(first, computed, "first"),
+    }
     presents = [f"present.{i}.encoder.{part}" for part in ("key", "value")]
     graph.at(module)
     mixed, *_ = graph.op("If", ["use_cache_branch"], outputs=[f"{module}/attention", *presents], **branches)
     return layers.linear(graph, f"{module}.out_proj", mixed)
 
 
-def _branch(graph: Graph, outputs: list[str], name: str) -> object:
+def _branch(graph: Graph, outputs: list[str], name: str) -> GraphProto:
     infos = [helper.make_tensor_value_info(output, FLOAT, None) for output in outputs]
     # Names must be unique across both branches and the graph around them.
     proto = helper.make_graph(graph.nodes, name, [], infos)

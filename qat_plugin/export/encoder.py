@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from onnx import ModelProto, TensorProto, helper
 
-from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 from qat_plugin.export.graph import MICROSOFT, Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 
 def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> ModelProto:

@@ -17,6 +17,7 @@ from qat_plugin.export.writer import export_onnx
 from qat_plugin.fake_quant.checkpoint import read_checkpoint
 from qat_plugin.files import sha256_of
 
+
 def export_verified(
     checkpoint_folder: str | Path,
     output_dir: str | Path,
@@ -36,7 +37,9 @@ def export_verified(
     Raises `ParityError` when a check fails, and what `export_onnx` raises; an earlier `output_dir` then stays.
     """
     output_dir = Path(output_dir)
-    if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "quantization.json").is_file()):
+    if output_dir.is_file() or (
+        output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "quantization.json").is_file()
+    ):
         raise WorkspaceError(f"{output_dir} holds something else than an earlier export: name a new folder or empty it")
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -62,4 +65,3 @@ def export_verified(
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-

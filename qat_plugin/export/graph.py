@@ -39,7 +39,16 @@ class Graph:
         self._counts: dict[str, int] = {}
         self._quantized: dict[str, tuple[str, str, str]] = {}
 
-    def op(self, kind: str, inputs: Sequence[str], *, outputs: Sequence[str] = (), count: int = 1, domain: str = "", **attributes: Any) -> Any:
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        *,
+        outputs: Sequence[str] = (),
+        count: int = 1,
+        domain: str = "",
+        **attributes: Any,
+    ) -> Any:
         """Add a node; returns the name of its output, or the tuple of names when there are several."""
         stem = f"{self.prefix}/{kind}"
         number = self._counts.get(stem, 0)
@@ -57,7 +66,10 @@ class Graph:
     def constant(self, value: Array, name: str | None = None) -> str:
         """A small constant; equal values of one type share an initializer."""
         array = np.asarray(value)
-        label = name or f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}_{'_'.join(str(v) for v in array.reshape(-1)[:8])}"
+        label = (
+            name
+            or f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}_{'_'.join(str(v) for v in array.reshape(-1)[:8])}"
+        )
         return self.weights.add(label, array)
 
     def ints(self, *values: int) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qat_plugin.errors import ExportError
-from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 from qat_plugin.export.graph import MICROSOFT, Graph
 from qat_plugin.export.packing import pack_matmul_nbits
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 
 TENSOR_FLOAT = 1
 
@@ -159,7 +159,11 @@ class Layers:
             packed, scale, points, size = self._embedding_blocks(graph, embedding, weight)
             out, width = weight.integers.shape
             blocks = graph.op("Reshape", [packed, graph.ints(out, width // size, size // 2)])
-            inputs = [blocks, graph.op("Reshape", [scale, graph.ints(-1)]), graph.op("Reshape", [points, graph.ints(-1)])]
+            inputs = [
+                blocks,
+                graph.op("Reshape", [scale, graph.ints(-1)]),
+                graph.op("Reshape", [points, graph.ints(-1)]),
+            ]
             return self._nbits_node(graph, [x, *inputs], weight, size, None)
         return self._matmul_integer(graph, x, weight, self._int8_columns(graph, embedding, weight))
 

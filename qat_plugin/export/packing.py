@@ -15,7 +15,8 @@ def pack_nibbles(values: NDArray[Any]) -> Bytes:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), values.dtype)], axis=-1)
     values = values.astype(np.uint8)
-    return values[..., 0::2] | (values[..., 1::2] << 4)
+    packed: Bytes = values[..., 0::2] | (values[..., 1::2] << 4)
+    return packed
 
 
 def unpack_nibbles(packed: Bytes, count: int) -> Bytes:

@@ -35,12 +35,19 @@ def export_onnx(
     Integers and scales are the checkpoint's own. `activations=False` writes the weight-only arithmetic. Weights of
     `external_data_bytes` or more go to `*.onnx_data`.
 
-    Raises `ExportError` when the checkpoint lacks a companion file, `WorkspaceError` when the disk has no room.
+    Raises `ExportError` when the checkpoint lacks a companion file or computes what Whisper does not, `WorkspaceError` when the disk has no room.
     """
+    activation = checkpoint.config.get("activation_function", "gelu")
+    if activation != "gelu":
+        raise ExportError(
+            f"{checkpoint.folder / 'config.json'}: activation_function is {activation!r}: only 'gelu' is exported"
+        )
     output_dir.mkdir(parents=True, exist_ok=True)
     _copy_companions(checkpoint.folder, output_dir)
     for name, build in tqdm(GRAPHS.items(), desc="writing ONNX", unit="graph"):
-        save_model(build(checkpoint, activations=activations), output_dir / name, external_data_bytes=external_data_bytes)
+        save_model(
+            build(checkpoint, activations=activations), output_dir / name, external_data_bytes=external_data_bytes
+        )
 
 
 def _copy_companions(source: Path, target: Path) -> None:

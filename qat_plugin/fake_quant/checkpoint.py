@@ -108,14 +108,16 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in files:
         with safe_open(folder / name, framework="pt") as file:
-            tensors.update({key: file.get_tensor(key) for key in file.keys()})
+            tensors.update({key: file.get_tensor(key) for key in file})
     return tensors
 
 
 def _layer_scheme(content: dict[str, Any]) -> LayerScheme:
     activation = content["activation"]
     return LayerScheme(
-        WeightScheme(**content["weight"]), None if activation is None else ActivationScheme(**activation), content["operator"]
+        WeightScheme(**content["weight"]),
+        None if activation is None else ActivationScheme(**activation),
+        content["operator"],
     )
 
 
@@ -123,4 +125,3 @@ def _quantize(weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: 
     integers: Tensor = quantize(weight, scale, zero_point, scheme.weight)
     point = None if zero_point is None else zero_point.numpy()
     return QuantizedWeight(integers.numpy(), scale.numpy(), point, scheme)
-

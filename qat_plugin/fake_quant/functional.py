@@ -43,7 +43,7 @@ def _grouped(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.reshape(weight.shape[0], scale.shape[1], -1)
 
 
-def _limits(scheme: WeightScheme, zero_point: Tensor | None) -> tuple[Tensor | int, Tensor | int]:
+def _limits(scheme: WeightScheme, zero_point: Tensor | None) -> tuple[Any, Any]:
     """Bounds of `q - zero_point`: what is rounded is clamped before the zero point is added, which is the same."""
     if zero_point is None:
         return scheme.qmin, scheme.qmax
@@ -78,9 +78,7 @@ class _FakeQuantizeWeight(torch.autograd.Function):
     """Quantize-dequantize with the gradients of LSQ; nothing but its inputs is kept for the backward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: WeightScheme
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: WeightScheme) -> Tensor:
         ctx.save_for_backward(weight, scale, zero_point)
         ctx.scheme = scheme
         grouped, steps = _grouped(weight, scale), scale.unsqueeze(-1)
@@ -92,7 +90,7 @@ class _FakeQuantizeWeight(torch.autograd.Function):
         return out.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weight, scale, zero_point = ctx.saved_tensors
         grouped, steps = _grouped(weight, scale), scale.unsqueeze(-1)
         low, high = _limits(ctx.scheme, zero_point)
@@ -180,9 +178,9 @@ class _Replace(torch.autograd.Function):
     """Value of the second argument, gradient to the first: exact, where `x + (q - x)` would round again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
         return quantized.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None

@@ -164,7 +164,9 @@ def calibrate(model: nn.Module, run: Callable[[], None], weight_observer: Weight
     for name, layer in layers.items():
         assert isinstance(layer, FakeQuantLinear)
         try:
-            found = observe_weight(layer.weight, layer.layer_scheme.weight, weight_observer, observers[name].mean_square)
+            found = observe_weight(
+                layer.weight, layer.layer_scheme.weight, weight_observer, observers[name].mean_square
+            )
         except QuantizationError as error:
             raise QuantizationError(f"{name}: {error}") from None
         layer.weight_quantizer.set_scale(*found)
@@ -226,7 +228,7 @@ def convert(model: nn.Module) -> None:
     """Fold, then take the fake quantization out: a vanilla model with the quantized weights."""
     fold(model)
     for _, layer in list(fake_quant_layers(model)):
-        layer.__class__ = layer.float_class
+        layer.__class__ = layer.float_class  # type: ignore[assignment]
         for name in ("weight_quantizer", "input_quantizer"):
             delattr(layer, name)
         del layer.layer_scheme, layer.float_class

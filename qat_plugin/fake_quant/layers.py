@@ -141,6 +141,7 @@ class FakeQuantLinear(FakeQuantLayer, nn.Linear):
     """`nn.Linear` with fake-quantized input and weight; the bias stays float."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """As the float layer."""
         if self.input_quantizer is not None:
             input = self.input_quantizer(input)
         return F.linear(input, self.weight_quantizer(self.weight), self.bias)
@@ -150,23 +151,24 @@ class FakeQuantConv1d(FakeQuantLayer, nn.Conv1d):
     """`nn.Conv1d` with a fake-quantized weight."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.weight_quantizer(self.weight), self.bias)
+        """As the float layer."""
+        output: Tensor = self._conv_forward(input, self.weight_quantizer(self.weight), self.bias)
+        return output
 
 
 class FakeQuantEmbedding(FakeQuantLayer, nn.Embedding):
     """`nn.Embedding` whose rows are fake-quantized."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """As the float layer."""
         return self.weight_quantizer.rows(self.weight, input)
 
 
 class FakeQuantPositionalEmbedding(FakeQuantLayer, nn.Embedding):
     """transformers' `WhisperPositionalEmbedding`, an embedding that is called with the tokens and an offset."""
 
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values_length: int = 0, position_ids: Tensor | None = None
-    ) -> Tensor:
-        weight = self.weight_quantizer(self.weight)
+    def forward(self, input_ids: Tensor, past_key_values_length: int = 0, position_ids: Tensor | None = None) -> Tensor:
+        weight: Tensor = self.weight_quantizer(self.weight)
         if position_ids is None:
             return weight[past_key_values_length : past_key_values_length + input_ids.shape[1]]
         return weight[position_ids]

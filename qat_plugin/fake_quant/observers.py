@@ -38,7 +38,9 @@ def observe_weight(
     """
     flat = weight.detach().float().flatten(1)
     if not torch.isfinite(flat).all():
-        raise QuantizationError("the weight holds NaN or infinite values: train or load it again, it cannot be quantized")
+        raise QuantizationError(
+            "the weight holds NaN or infinite values: train or load it again, it cannot be quantized"
+        )
     shape = scheme.scale_shape(flat.shape[0], flat.shape[1])
     if importance is None or method == "minmax":
         importance = torch.ones(flat.shape[1])
@@ -48,13 +50,16 @@ def observe_weight(
     importance = importance.to(flat).clamp(min=float(importance.mean()) * 1e-3 + 1e-12).reshape(1, shape[1], -1)
     rows = max(1, _ROWS_AT_ONCE_ELEMENTS // flat.shape[1])
     parts = [
-        _observe_rows(part.reshape(part.shape[0], shape[1], -1), scheme, method, importance) for part in flat.split(rows)
+        _observe_rows(part.reshape(part.shape[0], shape[1], -1), scheme, method, importance)
+        for part in flat.split(rows)
     ]
     scale = torch.cat([scale for scale, _ in parts])
     return scale, None if scheme.symmetric else torch.cat([point for _, point in parts]).to(torch.uint8)
 
 
-def _observe_rows(groups: Tensor, scheme: WeightScheme, method: WeightObserver, importance: Tensor) -> tuple[Tensor, Tensor]:
+def _observe_rows(
+    groups: Tensor, scheme: WeightScheme, method: WeightObserver, importance: Tensor
+) -> tuple[Tensor, Tensor]:
     low, high = groups.amin(-1).clamp_(max=0.0), groups.amax(-1).clamp_(min=0.0)
     if scheme.symmetric:
         high = torch.maximum(-low, high)
@@ -85,7 +90,9 @@ def _range_to_scale(low: Tensor, high: Tensor, scheme: WeightScheme) -> tuple[Te
     return scale, (-low / scale).round_().clamp_(scheme.qmin, scheme.qmax)
 
 
-def _error(groups: Tensor, scale: Tensor, point: Tensor, scheme: WeightScheme, importance: Tensor) -> tuple[Tensor, Tensor]:
+def _error(
+    groups: Tensor, scale: Tensor, point: Tensor, scheme: WeightScheme, importance: Tensor
+) -> tuple[Tensor, Tensor]:
     steps, points = scale.unsqueeze(-1), point.unsqueeze(-1)
     integers = (groups / steps).round_().clamp_(scheme.qmin - points, scheme.qmax - points)
     difference = (integers * steps).sub_(groups)
@@ -110,7 +117,9 @@ class InputObserver:
     def mean_square(self) -> Tensor:
         """`E[x_j ** 2]`, shape `(in,)`, float32. Raises `QuantizationError` when nothing has passed."""
         if self.total is None or self.count == 0:
-            raise QuantizationError("calibration saw no input of this layer: give it clips, or set `calibration_samples` to 0")
+            raise QuantizationError(
+                "calibration saw no input of this layer: give it clips, or set `calibration_samples` to 0"
+            )
         return (self.total / self.count).float()
 
 

@@ -131,4 +131,3 @@ def _load(name: str, quantizer: WeightQuantizer, tensors: dict[str, Tensor], tra
     if training and quantizer.scale_offset is not None:
         with torch.no_grad():
             quantizer.scale_offset.copy_(tensors[f"{name}.scale_offset"])
-

@@ -36,7 +36,7 @@ from qat_plugin.fake_quant.observers import WeightObserver
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 
-class QATCallback(TrainerCallback):  # type: ignore[misc]
+class QATCallback(TrainerCallback):
     """Fake quantization, its schedule and its loss inside an unmodified `Seq2SeqTrainer`.
 
     ::
@@ -94,7 +94,9 @@ class QATCallback(TrainerCallback):  # type: ignore[misc]
     def prepare(self, model: Any) -> None:
         """Put fake quantization and the loss into `model`, in place."""
         if not isinstance(model, WhisperForConditionalGeneration):
-            raise ModelError(f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}")
+            raise ModelError(
+                f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}"
+            )
         teacher = self.teacher
         if teacher is None and self.loss_weights.needs_teacher:
             teacher = copy.deepcopy(model)
@@ -106,7 +108,9 @@ class QATCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Calibrate a new run; restore the quantizers of a resumed one."""
         if args.learning_rate <= 0:
-            raise QuantizationError(f"learning_rate is {args.learning_rate}: quantization-aware training needs one above 0")
+            raise QuantizationError(
+                f"learning_rate is {args.learning_rate}: quantization-aware training needs one above 0"
+            )
         set_scale_learning_multiplier(model, self.scale_learning_rate / args.learning_rate)
         if state.global_step > 0:
             if not self.restored:

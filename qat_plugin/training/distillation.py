@@ -54,7 +54,10 @@ class TrainingLoss:
     """Computes the loss of a training forward pass of `model`, with `teacher` where `weights` need one."""
 
     def __init__(
-        self, model: WhisperForConditionalGeneration, weights: LossWeights, teacher: WhisperForConditionalGeneration | None
+        self,
+        model: WhisperForConditionalGeneration,
+        weights: LossWeights,
+        teacher: WhisperForConditionalGeneration | None,
     ) -> None:
         self.weights = weights
         # Not a submodule of anything: a teacher must not be trained, saved, or moved to checkpoints.
@@ -91,7 +94,12 @@ class TrainingLoss:
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + term.detach()
         self._count += 1
-        factors = {"ce": self.weights.ce, "kl": self.weights.kl, "encoder": self.weights.encoder, "decoder": self.weights.decoder}
+        factors = {
+            "ce": self.weights.ce,
+            "kl": self.weights.kl,
+            "encoder": self.weights.encoder,
+            "decoder": self.weights.decoder,
+        }
         loss = sum((factors[name] * term for name, term in terms.items()), start=torch.zeros((), device=labels.device))
         total = kwargs.get("num_items_in_batch")
         if total is not None:
@@ -112,7 +120,9 @@ class TrainingLoss:
             self.teacher.to(labels.device)
         decoder_input_ids = kwargs.get("decoder_input_ids")
         if decoder_input_ids is None:
-            decoder_input_ids = shift_tokens_right(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+            decoder_input_ids = shift_tokens_right(
+                labels, model.config.pad_token_id, model.config.decoder_start_token_id
+            )
         kept = labels.ne(-100)
         with torch.no_grad():
             taught = self.teacher.model(kwargs["input_features"], decoder_input_ids=decoder_input_ids, use_cache=False)
@@ -121,7 +131,9 @@ class TrainingLoss:
         if teacher_logits is not None:
             terms["kl"] = kl_divergence(output.logits[kept], teacher_logits, weights.temperature)
         if weights.encoder > 0:
-            terms["encoder"] = relative_squared_error(output.encoder_last_hidden_state, taught.encoder_last_hidden_state)
+            terms["encoder"] = relative_squared_error(
+                output.encoder_last_hidden_state, taught.encoder_last_hidden_state
+            )
         if weights.decoder > 0:
             terms["decoder"] = relative_squared_error(self._decoder_states[kept], teacher_states)
         return terms

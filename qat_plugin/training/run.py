@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.data.encoding import set_language
 from qat_plugin.data.features import training_dataset
-from qat_plugin.data.loading import load_training_corpora
+from qat_plugin.data.loading import Corpus, load_training_corpora
+from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.models import load_processor, load_whisper
@@ -47,6 +49,12 @@ def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, Whisper
     if model_args.freeze_encoder:
         model.freeze_encoder()
     return model, processor
+
+
+def check_overlap(recipe: Recipe, test: Sequence[Corpus]) -> OverlapReport:
+    """Refuse with `DataError` to train on audio that is tested on; shared texts are counted and reported."""
+    names = [*recipe.data.train_corpora, *recipe.data.train_data, *recipe.data.validation_data]
+    return assert_no_overlap(load_training_corpora(names, recipe.data, allow_missing_text=True), test)
 
 
 def _dataset(recipe: Recipe, names: list[str], model: Any, processor: WhisperProcessor, *, without_text: bool) -> Any:
@@ -114,7 +122,8 @@ def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
 def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
     """The recipe's trainer, writing checkpoints to `folder`."""
     model, processor = load_model(recipe)
-    args = recipe.training
+    # A copy: the recipe's own output_dir is the folder of the whole run.
+    args = copy.copy(recipe.training)
     args.output_dir = str(folder)
     with args.main_process_first(desc="training data"):
         dataset, collator = _training_data(recipe, model, processor, folder)
@@ -130,7 +139,9 @@ def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
         activations=q.fake_quantize_activations,
         fake_quant_start_step=q.fake_quant_start_step,
         freeze_scales_step=q.freeze_scales_step,
-        loss_weights=LossWeights(d.ce_weight, d.kl_weight, d.encoder_weight, d.decoder_weight, d.distillation_temperature),
+        loss_weights=LossWeights(
+            d.ce_weight, d.kl_weight, d.encoder_weight, d.decoder_weight, d.distillation_temperature
+        ),
         teacher=_teacher(recipe),
     )
     return QATTrainer(

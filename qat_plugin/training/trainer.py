@@ -12,14 +12,16 @@ from qat_plugin.fake_quant import save_quantizer_state
 from qat_plugin.training.callback import QATCallback
 
 
-class QATTrainer(Seq2SeqTrainer):  # type: ignore[misc]
+class QATTrainer(Seq2SeqTrainer):
     """A `Seq2SeqTrainer` that trains with fake quantization.
 
     Takes what `Seq2SeqTrainer` takes, and `qat`: a `QATCallback` (default: the `int8` target). `save_model` and checkpoints
     hold vanilla weights with the quantizers beside them; `train(resume_from_checkpoint=...)` restores both.
     """
 
-    def __init__(self, *args: Any, qat: QATCallback | None = None, callbacks: list[Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, qat: QATCallback | None = None, callbacks: list[Any] | None = None, **kwargs: Any
+    ) -> None:
         self.qat = qat or QATCallback()
         super().__init__(*args, callbacks=[*(callbacks or []), self.qat], **kwargs)
 

@@ -13,12 +13,13 @@ import torch
 from onnx import numpy_helper
 
 from qat_plugin.errors import ExportError, ParityError, WorkspaceError
-from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
-from qat_plugin.models import load_fake_quant, load_processor, load_whisper
-from qat_plugin.export import export_verified, model as file_module
+from qat_plugin.export import export_verified
+from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
 from qat_plugin.export.packing import pack_matmul_nbits, unpack_matmul_nbits
 from qat_plugin.export.writer import GRAPHS, export_onnx
+from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
+from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.training.ptq import quantize_without_training
 
 TARGETS = ["float", "int8", "int4"]
@@ -86,7 +87,10 @@ def test_weight_only_logits_are_torchs(
             feed = {"input_ids": ids, "encoder_hidden_states": expected.numpy(), "use_cache_branch": np.array([cached])}
             found = dict(zip(outputs, decoder.run(None, feed | cache)))
             answer = model(
-                encoder_outputs=(expected,), decoder_input_ids=torch.from_numpy(ids), past_key_values=past, use_cache=True
+                encoder_outputs=(expected,),
+                decoder_input_ids=torch.from_numpy(ids),
+                past_key_values=past,
+                use_cache=True,
             )
             np.testing.assert_allclose(found["logits"], answer.logits.numpy(), atol=1e-4)
             past = answer.past_key_values
@@ -121,7 +125,9 @@ def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
         ort.InferenceSession(str(exported[target] / name), options, providers=["CPUExecutionProvider"])
         content = read_file(tmp_path / name)
         found.update(node.op_type for node in content.nodes)
-        floats = {key: array for key, array in content.initializers.items() if array.dtype == np.float32 and array.ndim > 1}
+        floats = {
+            key: array for key, array in content.initializers.items() if array.dtype == np.float32 and array.ndim > 1
+        }
         large = [key for key, array in floats.items() if array.size >= 64 * 64 and "layers.1.fc2" not in key]
         assert large == [], "weights were folded back to float at load"
     assert {kind: found[kind] for kind in expected} == expected
@@ -129,21 +135,25 @@ def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_large_weights_go_beside_the_file(checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path, target: str) -> None:
+def test_large_weights_go_beside_the_file(
+    checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path, target: str
+) -> None:
     export_onnx(read_checkpoint(checkpoints[target]), tmp_path, external_data_bytes=10_000)
     features = np.random.default_rng(0).standard_normal((1, 80, 3000)).astype(np.float32)
     for name in GRAPHS:
         assert (tmp_path / f"{name}_data").stat().st_size > 10_000
     inside, beside = (session(folder / "encoder_model.onnx") for folder in (exported[target], tmp_path))
-    assert np.array_equal(inside.run(None, {"input_features": features})[0], beside.run(None, {"input_features": features})[0])
+    assert np.array_equal(
+        inside.run(None, {"input_features": features})[0], beside.run(None, {"input_features": features})[0]
+    )
 
 
-def test_the_float_embedding_is_loaded_once(
-    tiny_whisper_dir: Path, exported: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_float_embedding_is_loaded_once(tiny_whisper_dir: Path, exported: dict[str, Path], tmp_path: Path) -> None:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    ort.InferenceSession(str(exported["float"] / "decoder_model_merged.onnx"), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(
+        str(exported["float"] / "decoder_model_merged.onnx"), options, providers=["CPUExecutionProvider"]
+    )
     rows = read_checkpoint(tiny_whisper_dir).config["vocab_size"]
     tables = [a for a in read_file(tmp_path / "optimized.onnx").initializers.values() if a.size == rows * 64]
     assert len(tables) == 1
@@ -164,7 +174,9 @@ def tamper(folder: Path, file: str, name: str) -> None:
     ["model.decoder.layers.1.fc1.weight_quantized", "model.decoder.embed_tokens.weight_scale",
      "model.decoder.layers.0.encoder_attn.k_proj.weight_quantized", "model.decoder.layers.0.fc2.bias"],
 )  # fmt: skip
-def test_one_changed_bit_is_found_and_named(checkpoints: dict[str, Path], tmp_path: Path, target: str, name: str) -> None:
+def test_one_changed_bit_is_found_and_named(
+    checkpoints: dict[str, Path], tmp_path: Path, target: str, name: str
+) -> None:
     checkpoint = read_checkpoint(checkpoints[target])
     export_onnx(checkpoint, tmp_path)
     files = [read_file(tmp_path / graph) for graph in GRAPHS]
@@ -175,7 +187,9 @@ def test_one_changed_bit_is_found_and_named(checkpoints: dict[str, Path], tmp_pa
         check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
 
 
-def test_a_second_export_is_the_same_bytes(checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path) -> None:
+def test_a_second_export_is_the_same_bytes(
+    checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path
+) -> None:
     export_onnx(read_checkpoint(checkpoints["int4"]), tmp_path)
     for name in GRAPHS:
         assert (tmp_path / name).read_bytes() == (exported["int4"] / name).read_bytes()
@@ -189,7 +203,9 @@ def test_a_disk_without_room(checkpoints: dict[str, Path], tmp_path: Path, monke
     assert not list(tmp_path.glob("*.onnx*"))
 
 
-def test_a_disk_that_fills_while_writing(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_while_writing(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -219,16 +235,27 @@ class TestExportVerified:
     clips = [np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1 for i in range(2)]
 
     def test_writes_a_complete_folder(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-        report = export_verified(checkpoints["float"], tmp_path / "onnx", parity_audio=self.clips, language="french", task="transcribe")
+        report = export_verified(
+            checkpoints["float"], tmp_path / "onnx", parity_audio=self.clips, language="french", task="transcribe"
+        )
         assert report.greedy_identical == 2 and report.max_weight_only_logit_difference < 1e-4
         names = {path.name for path in (tmp_path / "onnx").iterdir()}
-        assert {*GRAPHS, "quantization.json", "parity.json", "config.json", "tokenizer.json", "preprocessor_config.json"} <= names
+        assert {
+            *GRAPHS,
+            "quantization.json",
+            "parity.json",
+            "config.json",
+            "tokenizer.json",
+            "preprocessor_config.json",
+        } <= names
         assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
     def test_leaves_a_folder_of_something_else_alone(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "diary.txt").write_text("mine")
         with pytest.raises(WorkspaceError, match="something else"):
-            export_verified(checkpoints["float"], tmp_path, parity_audio=self.clips, language="french", task="transcribe")
+            export_verified(
+                checkpoints["float"], tmp_path, parity_audio=self.clips, language="french", task="transcribe"
+            )
         assert (tmp_path / "diary.txt").read_text() == "mine"
 
     def test_refuses_to_compare_nothing(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:

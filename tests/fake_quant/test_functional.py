@@ -17,7 +17,9 @@ INT8 = get_target("int8").linear.weight
 
 def run(nodes, constants, feeds, output="y", kind=TensorProto.FLOAT, opset=21):
     """Result of a graph made of `nodes`; weights are constants, as only those are packed by ONNX Runtime."""
-    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), None) for n, x in feeds.items()]
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), None) for n, x in feeds.items()
+    ]
     outputs = [helper.make_tensor_value_info(output, kind, None)]
     weights = [numpy_helper.from_array(np.ascontiguousarray(x), n) for n, x in constants.items()]
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
@@ -94,7 +96,10 @@ def test_gradients_are_those_of_lsq(scheme):
 def test_activations_per_tensor_equal_dynamic_quantize_linear(offset):
     torch.manual_seed(0)
     x = torch.randn(2, 7, 64) + offset
-    nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
     expected = run(nodes, {}, {"x": x.numpy()})
     assert np.array_equal(functional.fake_quantize_tensor(x).numpy(), expected)
 
@@ -132,7 +137,15 @@ def test_int4_linear_equals_matmul_nbits(level, tolerance, rows):
     points = np.concatenate([point.numpy(), np.zeros((48, 1), np.uint8)], 1)
     points = (points[:, 0::2] | (points[:, 1::2] << 4)).astype(np.uint8)
     node = helper.make_node(
-        "MatMulNBits", ["x", "b", "s", "z"], ["y"], domain="com.microsoft", K=96, N=48, bits=4, block_size=32, accuracy_level=level
+        "MatMulNBits",
+        ["x", "b", "s", "z"],
+        ["y"],
+        domain="com.microsoft",
+        K=96,
+        N=48,
+        bits=4,
+        block_size=32,
+        accuracy_level=level,
     )
     expected = run([node], {"b": packed, "s": scale.numpy().reshape(-1), "z": points.reshape(-1)}, {"x": x.numpy()})
     activations = functional.fake_quantize_row_group(x, 32) if level == 4 else x

@@ -52,11 +52,20 @@ def test_prepare_keeps_names_objects_order_and_tying(model):
 def test_every_matrix_is_quantized_by_the_scheme_of_its_kind(model, target):
     names = prepare(model, get_target(target))
     operators = {name: layer.layer_scheme.operator for name, layer in fake_quant_layers(model)}
-    matrices = {n.removesuffix(".weight") for n, p in model.state_dict().items() if n.endswith("weight") and p.dim() > 1}
+    matrices = {
+        n.removesuffix(".weight") for n, p in model.state_dict().items() if n.endswith("weight") and p.dim() > 1
+    }
     assert set(names) == set(operators) == matrices
     stored = {name for name, operator in operators.items() if operator == "DequantizeLinear"}
-    assert stored == {"model.encoder.conv1", "model.encoder.conv2", "model.encoder.embed_positions", "model.decoder.embed_positions"}
-    assert {operators[name] for name in operators.keys() - stored} == {{"int8": "MatMulInteger", "int4": "MatMulNBits"}[target]}
+    assert stored == {
+        "model.encoder.conv1",
+        "model.encoder.conv2",
+        "model.encoder.embed_positions",
+        "model.decoder.embed_positions",
+    }
+    assert {operators[name] for name in operators.keys() - stored} == {
+        {"int8": "MatMulInteger", "int4": "MatMulNBits"}[target]
+    }
 
 
 def test_int8_is_close_to_float_and_int4_further(model, batch):

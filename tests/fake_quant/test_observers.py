@@ -23,7 +23,9 @@ def test_minmax_clips_nothing(name):
     assert scale.shape == scheme.scale_shape(16, 128) and (scale > 0).all()
     error = (fake_quantize_weight(weight, scale, point, scheme) - weight).abs()
     # Rounding costs half a step; the zero point's own rounding may push one end out by another half.
-    assert (error <= scale.repeat_interleave(128 // scale.shape[1], 1) * (0.5 if scheme.symmetric else 1.0) + 1e-6).all()
+    assert (
+        error <= scale.repeat_interleave(128 // scale.shape[1], 1) * (0.5 if scheme.symmetric else 1.0) + 1e-6
+    ).all()
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -32,17 +32,24 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def arguments(folder: Path, **options: object) -> Seq2SeqTrainingArguments:
-    defaults: dict[str, object] = dict(
-        output_dir=str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-3, save_steps=2,
-        logging_steps=1, report_to="none", remove_unused_columns=False, seed=3, use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
+    defaults: dict[str, object] = {
+        "output_dir": str(folder), "max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "save_steps": 2,
+        "logging_steps": 1, "report_to": "none", "remove_unused_columns": False, "seed": 3, "use_cpu": True, "disable_tqdm": True,
+    }  # fmt: skip
     return Seq2SeqTrainingArguments(**{**defaults, **options})
 
 
-def make_trainer(model_dir: Path, folder: Path, kind: type = QATTrainer, qat: QATCallback | None = None, **options: object):
+def make_trainer(
+    model_dir: Path, folder: Path, kind: type = QATTrainer, qat: QATCallback | None = None, **options: object
+):
     model = load_whisper(model_dir)
     qat = qat or QATCallback("int4", calibration_batches=[collate(examples(2, 9))], loss_weights=DISTILLATION)
-    shared = dict(model=model, args=arguments(folder, **options), train_dataset=examples(8), data_collator=collate)
+    shared = {
+        "model": model,
+        "args": arguments(folder, **options),
+        "train_dataset": examples(8),
+        "data_collator": collate,
+    }
     return kind(qat=qat, **shared) if kind is QATTrainer else kind(callbacks=[qat], **shared)
 
 
@@ -77,7 +84,7 @@ def test_training_changes_weights_scales_and_integers_and_lowers_the_loss(tiny_w
 
 @pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tiny_whisper_dir, tmp_path, kind):
-    qat = dict(loss_weights=DISTILLATION, fake_quant_start_step=1, freeze_scales_step=2)
+    qat = {"loss_weights": DISTILLATION, "fake_quant_start_step": 1, "freeze_scales_step": 2}
     batches = [collate(examples(2, 9))]
     make_trainer(tiny_whisper_dir, tmp_path, kind, QATCallback("int4", calibration_batches=batches, **qat)).train()
     whole = tensors(tmp_path / "checkpoint-4")
@@ -107,7 +114,7 @@ def test_gradient_accumulation_equals_one_large_batch(tiny_whisper_dir, tmp_path
             qat=QATCallback("int4", loss_weights=LossWeights(weights.ce, weights.kl, 0.0, 0.0)),
         )  # fmt: skip
         trainer.train()
-        gradients.append([e["grad_norm"] for e in trainer.state.log_history if "grad_norm" in e][0])
+        gradients.append(next(e["grad_norm"] for e in trainer.state.log_history if "grad_norm" in e))
     assert gradients[1] == pytest.approx(gradients[0], rel=1e-3)
 
 
@@ -118,7 +125,9 @@ def test_schedule_starts_and_freezes_at_its_steps(tiny_whisper_dir, tmp_path):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             super().on_step_begin(args, state, control, model=model, **kwargs)
             layer = dict(fake_quant_layers(model))["model.encoder.layers.0.fc1"]
-            seen.append((layer.weight_quantizer.enabled, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone()))
+            seen.append(
+                (layer.weight_quantizer.enabled, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone())
+            )
 
     qat = Spy("int4", fake_quant_start_step=1, freeze_scales_step=3)
     make_trainer(tiny_whisper_dir, tmp_path, qat=qat, max_steps=5).train()
@@ -145,7 +154,11 @@ def test_finished_checkpoint_is_folded_and_gives_the_trained_integers(tiny_whisp
     checkpoint = read_checkpoint(tmp_path / "final")
     assert set(checkpoint.quantized) == set(trained) - {"proj_out"}
     for name, weight in checkpoint.quantized.items():
-        point = 0 if weight.zero_point is None else np.repeat(weight.zero_point.astype(int), weight.integers.shape[1] // weight.scale.shape[1], 1)
+        point = (
+            0
+            if weight.zero_point is None
+            else np.repeat(weight.zero_point.astype(int), weight.integers.shape[1] // weight.scale.shape[1], 1)
+        )
         low, high = weight.scheme.weight.qmin - point, weight.scheme.weight.qmax - point
         assert np.array_equal(weight.integers.astype(int) - point, np.clip(trained[name].numpy(), low, high))
     with torch.no_grad():

@@ -1,0 +1,127 @@
+"""Is the shipped file what was trained? Greedy tokens and WER of the ONNX against the fake-quantized torch model.
+
+    python benchmarks/parity.py --target int4 --checkpoint demo-full-output/train --onnx demo-full-output/onnx/qat \
+        --manifest demo-data/speech/asterisk_fr/manifest.jsonl
+
+Writes benchmarks/results/parity-TARGET.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from tqdm.auto import tqdm
+from transformers import WhisperForConditionalGeneration
+
+from qat_plugin.data.corpora import data_definition
+from qat_plugin.data.loading import load_corpus
+from qat_plugin.data.rows import RowFilter
+from qat_plugin.evaluation.environment import describe_environment
+from qat_plugin.evaluation.normalizer import get_normalizer
+from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
+from qat_plugin.models import load_fake_quant, load_processor
+from qat_plugin.runtime import QuantizedWhisper
+from qat_plugin.steps import git_commit
+
+MIN_IDENTICAL = {"int4": 0.99, "int8": 0.97}
+MAX_SIZE = {"int4": 0.17, "int8": 0.30}
+
+
+def figure(name: str, value: float, unit: str, bar: float, *, at_least: bool = False) -> dict[str, object]:
+    meets = value >= bar if at_least else value <= bar
+    return {"name": name, "value": value, "unit": unit, "bar": f"{'>=' if at_least else '<='} {bar}", "meets": meets}
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=MIN_IDENTICAL, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="trained checkpoint, quantizers beside it")
+    parser.add_argument("--onnx", type=Path, required=True, help="its export")
+    parser.add_argument("--float_onnx", type=Path, help="float export of the same model, for the share of the size")
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--language", default="fr")
+    options = parser.parse_args()
+
+    corpus = load_corpus(
+        data_definition(options.manifest), max_samples=options.clips, keep=RowFilter(min_words=4, max_duration=30)
+    )
+    trained, shipped = load_fake_quant(options.checkpoint), QuantizedWhisper.from_pretrained(options.onnx)
+    processor, normalize = load_processor(options.onnx), get_normalizer("basic")
+    errors: dict[str, list] = {"torch": [], "onnx": []}
+    identical = 0
+    for row in tqdm(corpus, total=options.clips):
+        features = processor.feature_extractor(
+            corpus.read(row), sampling_rate=16000, return_tensors="pt"
+        ).input_features
+        tokens = {}
+        for name, model in (("torch", trained), ("onnx", shipped)):
+            with torch.no_grad():
+                tokens[name] = model.generate(
+                    features, language=options.language, task="transcribe", num_beams=1, do_sample=False
+                )
+            text = processor.decode(tokens[name][0], skip_special_tokens=True)
+            errors[name].append(count_word_errors(normalize(row["text"]), normalize(text)))
+        identical += tokens["torch"].tolist() == tokens["onnx"].tolist()
+    wer = {name: sum_word_errors(counts).wer for name, counts in errors.items()}
+    parity = json.loads((options.onnx / "parity.json").read_text(encoding="utf8"))
+    _, info = WhisperForConditionalGeneration.from_pretrained(options.checkpoint, output_loading_info=True)
+    with safe_open(options.checkpoint / "model.safetensors", framework="pt") as file:
+        stored = sum(file.get_slice(name).get_shape() != [] for name in file)
+    figures = [
+        figure(
+            "missing and unexpected keys of a vanilla from_pretrained",
+            sum(len(info[k]) for k in ("missing_keys", "unexpected_keys")),
+            "keys",
+            0,
+        ),
+        figure("tensors in the vanilla checkpoint", stored, "tensors", 1, at_least=True),
+        figure(
+            "integers in the files equal to the trained ones",
+            parity["integers_compared"],
+            "integers",
+            parity["integers_compared"],
+            at_least=True,
+        ),
+        figure(
+            "weight-only logits, largest difference from float64 torch",
+            parity["max_weight_only_logit_difference"],
+            "logit",
+            1e-4,
+        ),
+        figure(
+            f"clips of {len(corpus)} with identical greedy tokens",
+            identical / len(corpus),
+            "share",
+            MIN_IDENTICAL[options.target],
+            at_least=True,
+        ),
+        figure("difference of WER, ONNX against torch", abs(100 * (wer["onnx"] - wer["torch"])), "points", 0.1),
+    ]
+    if options.float_onnx:
+        share = folder_bytes(options.onnx) / folder_bytes(options.float_onnx)
+        figures.append(figure("size of all files, share of the float ONNX", share, "share", MAX_SIZE[options.target]))
+    result = {
+        "machine": describe_environment(), "commit": git_commit(), "command": " ".join(["python", *sys.argv]),
+        "wer": wer, "figures": figures,
+    }  # fmt: skip
+    path = Path(__file__).parent / "results" / f"parity-{options.target}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+    for entry in figures:
+        print(
+            f"{'ok  ' if entry['meets'] else 'FAIL'} {entry['name']}: {entry['value']:.6g} {entry['unit']} ({entry['bar']})"
+        )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The whole line on a tiny Whisper: train, export, evaluate, card, push, each as the command runs it, and again."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from hub_server import hub  # noqa: F401
+from tiny import save_tiny_whisper
+from transformers import WhisperForConditionalGeneration
+
+from qat_plugin.cli import main
+
+
+@pytest.fixture(scope="module")
+def recipe(tones_manifest, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("steps")
+    model = save_tiny_whisper(folder / "tiny-whisper", max_target_positions=12)
+    test = folder / "test" / "clips.jsonl"
+    test.parent.mkdir()
+    rows = [json.loads(line) for line in tones_manifest.read_text().splitlines()]
+    # Other audio than is trained on: the last clips, which training leaves out.
+    (folder / "train.jsonl").write_text(
+        "".join(json.dumps({**row, "audio": str(tones_manifest.parent / row["audio"])}) + "\n" for row in rows[:4])
+    )
+    test.write_text(
+        "".join(json.dumps({**row, "audio": str(tones_manifest.parent / row["audio"])}) + "\n" for row in rows[4:])
+    )
+    content = {
+        "model_name_or_path": str(model), "language": "french", "task": "transcribe",
+        "train_data": [str(folder / "train.jsonl")], "test_data": [str(test)], "target": "int4", "calibration_samples": 2,
+        "kl_weight": 1.0, "encoder_weight": 1.0, "decoder_weight": 1.0, "pseudo_labels": True, "parity_samples": 2,
+        "bootstrap_resamples": 100, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
+        "per_device_train_batch_size": 2, "save_steps": 1, "report_to": "none", "use_cpu": True, "num_threads": 1,
+    }  # fmt: skip
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe) -> Path:
+    assert main(["run", str(recipe)]) == 0
+    return recipe.parent / "out"
+
+
+def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
+    results = json.loads((finished / "evaluation" / "results.json").read_text())
+    assert list(results["arms"]) == ["fp", "ptq", "qat"]
+    assert results["corpora"]["clips"]["utterances"] == 2
+    for arm in ("ptq", "qat"):
+        parity = json.loads((finished / "onnx" / arm / "parity.json").read_text())
+        assert parity["passed"] and parity["target"] == "int4" and parity["quantized_share"] > 0.5
+        kinds = [node.op_type for node in onnx.load(finished / "onnx" / arm / "encoder_model.onnx").graph.node]
+        assert kinds.count("MatMulNBits") == 12
+    _, info = WhisperForConditionalGeneration.from_pretrained(finished / "train", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    card = (finished / "card" / "README.md").read_text()
+    assert "base_model" in card or "library_name" in card
+    assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card
+    assert {"train", "export_fp", "export_ptq", "export_qat", "evaluate"} <= json.loads(
+        (finished / "state.json").read_text()
+    ).keys()
+
+
+def test_a_second_run_finds_everything_done(finished, recipe, capsys):
+    stamp = (finished / "onnx" / "qat" / "decoder_model_merged.onnx").stat().st_mtime_ns
+    assert main(["run", str(recipe)]) == 0
+    said = capsys.readouterr()
+    for step in ("[train] done already", "[export] qat: done already", "[evaluate] done already"):
+        assert step in said.err
+    assert "WER" in said.out
+    assert (finished / "onnx" / "qat" / "decoder_model_merged.onnx").stat().st_mtime_ns == stamp
+
+
+def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):
+    assert main(["train", str(recipe), "--learning_rate", "5e-4", "--logging_steps", "7"]) == 1
+    error = capsys.readouterr().err
+    assert "holds another run" in error and "learning_rate: 0.001 → 0.0005" in error and "logging_steps" not in error
+
+
+def test_export_before_training_says_what_to_do(recipe, tmp_path, capsys):
+    assert main(["evaluate", str(recipe), "--output_dir", str(tmp_path / "new")]) == 1
+    assert "run the step 'export' first" in capsys.readouterr().err
+    assert main(["export", str(recipe), "--output_dir", str(tmp_path / "new"), "--arms", "qat"]) == 1
+    assert "run the step 'train' first" in capsys.readouterr().err
+
+
+def test_test_audio_in_the_training_speech_is_refused(finished, recipe, capsys):
+    train = json.loads(recipe.read_text())["train_data"]
+    assert main(["evaluate", str(recipe), "--test_data", *train]) == 1
+    assert "train" in capsys.readouterr().err
+
+
+def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hub, monkeypatch, capsys):  # noqa: F811
+    hub.patch(monkeypatch)
+    assert main(["push", str(recipe), "--hub_model_id", "tester/tiny", "--dry_run"]) == 0
+    assert "nothing was created or sent" in capsys.readouterr().out
+    assert main(["push", str(recipe), "--hub_model_id", "tester/tiny"]) == 0
+    files = hub.files("tester/tiny")
+    assert {"README.md", "encoder_model.onnx", "decoder_model_merged.onnx", "parity.json"} <= set(files)
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--hub_model_id", ""], "hub_model_id is not set"),
+        (["--hub_model_id", "tester/tiny", "--output_dir", "nowhere"], "holds no card"),
+    ],
+)
+def test_push_explains_what_is_missing(finished, recipe, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", str(recipe), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_arguments_and_recipes_are_explained(recipe, capsys):
+    assert main(["train", "whisper-base-int5"]) == 1
+    assert "whisper-base-int4" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--learning_rat", "1"]) == 1
+    assert "learning_rat" in capsys.readouterr().err
+    assert main(["demo", "--fast"]) == 2
+    assert "--fast" in capsys.readouterr().err
+
+
+def test_help_teaches_and_is_quick(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(step in text for step in ("train", "export", "evaluate", "card", "push", "run", "demo", "transcribe"))
+    assert main(["fields"]) == 0
+    assert "group_size" in capsys.readouterr().out
