@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qat_plugin.demo.folders import require_room, sha256_of
+from qat_plugin.demo.folders import require_room
 from qat_plugin.errors import DataError
+from qat_plugin.files import sha256_of
 
 ALLOW_OTHER_VERSIONS = "--allow_other_versions"
 

@@ -8,7 +8,6 @@ lists every file with its size.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -90,15 +89,6 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
             f"{what} needs {_megabytes(needed_bytes)} in {folder}, and the disk has {_megabytes(free)} left. "
             "Free some, or choose a data folder on another disk."
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from qat_plugin.demo.checkpoint import write_checkpoint
-from qat_plugin.demo.folders import building, finished_origin, require_room, sha256_of
+from qat_plugin.demo.folders import building, finished_origin, require_room
 from qat_plugin.errors import ModelError
+from qat_plugin.files import sha256_of
 
 MODEL_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 DOWNLOAD_BYTES = 134_000_000

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from qat_plugin.errors import EvaluationError
+from qat_plugin.files import sha256_of
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -32,8 +32,4 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 @functools.lru_cache(maxsize=1024)
 def _sha256(path: Path, size: int, modified: int) -> str:
     # Size and time are there for the cache only: an arm is measured on several corpora, its gigabytes are read once.
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)

@@ -168,6 +168,7 @@ class FakeQuantPositionalEmbedding(FakeQuantLayer, nn.Embedding):
     """transformers' `WhisperPositionalEmbedding`, an embedding that is called with the tokens and an offset."""
 
     def forward(self, input_ids: Tensor, past_key_values_length: int = 0, position_ids: Tensor | None = None) -> Tensor:
+        """As the float layer: rows from the offset on, or those of `position_ids`."""
         weight: Tensor = self.weight_quantizer(self.weight)
         if position_ids is None:
             return weight[past_key_values_length : past_key_values_length + input_ids.shape[1]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qat_plugin.demo.debian import DebianPackage
-from qat_plugin.demo.folders import sha256_of
+from qat_plugin.files import sha256_of
 
 VERSION = "1.0-1"
 
