@@ -49,7 +49,9 @@ def main() -> None:
         shutil.copytree(options.int4, mixed)
         shutil.copyfile(options.int8 / ENCODER, mixed / ENCODER)
         for name, folder in (("4-bit encoder", options.int4), ("8-bit encoder", mixed)):
-            path = evaluate_arm(folder, "ptq", corpus, Path(scratch) / name, language=options.language, task="transcribe")
+            path = evaluate_arm(
+                folder, "ptq", corpus, Path(scratch) / name, language=options.language, task="transcribe"
+            )
             _, transcripts = read_transcripts(path)
             errors = [count_word_errors(normalize(t.reference), normalize(t.hypothesis)) for t in transcripts]
             share = onnx_bytes(folder) / onnx_bytes(options.float)

@@ -76,7 +76,7 @@ def main() -> None:
     parity = json.loads((options.onnx / "parity.json").read_text(encoding="utf8"))
     _, info = WhisperForConditionalGeneration.from_pretrained(options.checkpoint, output_loading_info=True)
     with safe_open(options.checkpoint / "model.safetensors", framework="pt") as file:
-        stored = sum(file.get_slice(name).get_shape() != [] for name in file)
+        stored = sum(file.get_slice(name).get_shape() != [] for name in file.keys())  # noqa: SIM118 - a safe_open is no dict
     figures = [
         figure(
             "missing and unexpected keys of a vanilla from_pretrained",

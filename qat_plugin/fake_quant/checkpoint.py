@@ -108,7 +108,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in files:
         with safe_open(folder / name, framework="pt") as file:
-            tensors.update({key: file.get_tensor(key) for key in file})
+            tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - a safe_open is no dict
     return tensors
 
 
