@@ -21,8 +21,8 @@ from qat_plugin.data.loading import load_corpus
 from qat_plugin.data.rows import RowFilter
 from qat_plugin.evaluation.environment import describe_environment
 from qat_plugin.evaluation.normalizer import get_normalizer
-from qat_plugin.evaluation.transcripts import read_transcripts
 from qat_plugin.evaluation.run import evaluate_arm
+from qat_plugin.evaluation.transcripts import read_transcripts
 from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
 from qat_plugin.steps import git_commit
 

@@ -94,7 +94,7 @@ class QuantizationArguments:
         default="mse",
         metadata={
             "help": "First scales: 'mse' searches the clipping with the least squared error, 'minmax' clips nothing. "
-            "The ptq arm uses the same."
+            "The arm ptq-mse uses the same."
         },
     )
     calibration_samples: int = field(
@@ -152,8 +152,11 @@ class EvaluationArguments:
     )
     test_data: list[str] = field(default_factory=list, metadata={"help": "Test manifests of your own."})
     arms: list[str] = field(
-        default_factory=lambda: ["fp", "ptq", "qat"],
-        metadata={"help": "Systems to compare: fp (float), ptq (the target without training), qat."},
+        default_factory=lambda: ["fp", "ptq", "ptq-mse", "qat"],
+        metadata={
+            "help": "Systems to compare: fp (float), ptq (the target by plain rounding), ptq-mse (the target as training "
+            "finds it before its first step), qat."
+        },
     )
     max_eval_samples: Optional[int] = field(
         default=None, metadata={"help": "Use at most so many clips of each test corpus, drawn with `sample_seed`."}

@@ -19,7 +19,7 @@ from qat_plugin.fake_quant.schemes import GROUP_SIZES
 Values = Mapping[str, Any]
 """Every field of a recipe by its name, defaults filled in."""
 
-ARMS = ("fp", "ptq", "qat")
+ARMS = ("fp", "ptq", "ptq-mse", "qat")
 WINDOW = 30.0
 """Seconds that Whisper hears at once."""
 

@@ -100,12 +100,14 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
 
 def _export_arm(recipe: Recipe, workspace: Workspace, arm: str) -> None:
     from qat_plugin.export import export_verified
-    from qat_plugin.training.run import run_ptq, save_float_arm
+    from qat_plugin.training.run import run_plain_rounding, run_ptq, save_float_arm
 
     checkpoint = workspace.checkpoint(arm)
     if arm == "fp":
         save_float_arm(recipe, checkpoint)
     elif arm == "ptq":
+        run_plain_rounding(recipe, checkpoint)
+    elif arm == "ptq-mse":
         run_ptq(recipe, checkpoint, workspace.checkpoint("qat"))
     export_verified(
         checkpoint,

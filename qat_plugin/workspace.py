@@ -5,8 +5,9 @@
     output_dir/
       recipe.json            the resolved recipe
       state.json             steps done: what decided them, how long they took
-      fp/  ptq/  train/      checkpoints: the float model, the same quantized without training, the trained one
-      onnx/{fp,ptq,qat}/     complete folders for ONNX Runtime, each with its parity.json
+      fp/  ptq/  ptq-mse/  train/   checkpoints: the float model, the same quantized without training (by plain
+                             rounding; with searched scales), the trained one
+      onnx/{fp,ptq,ptq-mse,qat}/    complete folders for ONNX Runtime, each with its parity.json
       evaluation/            CORPUS/ARM.jsonl, results.json, report.md, plots
       card/README.md
 

@@ -46,9 +46,9 @@ def finished(recipe) -> Path:
 
 def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
     results = json.loads((finished / "evaluation" / "results.json").read_text())
-    assert list(results["arms"]) == ["fp", "ptq", "qat"]
+    assert list(results["arms"]) == ["fp", "ptq", "ptq-mse", "qat"]
     assert results["corpora"]["clips"]["utterances"] == 2
-    for arm in ("ptq", "qat"):
+    for arm in ("ptq", "ptq-mse", "qat"):
         parity = json.loads((finished / "onnx" / arm / "parity.json").read_text())
         assert parity["passed"] and parity["target"] == "int4" and parity["quantized_share"] > 0.5
         kinds = [node.op_type for node in onnx.load(finished / "onnx" / arm / "encoder_model.onnx").graph.node]

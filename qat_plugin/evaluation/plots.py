@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and by the shape of the marker in print.
-_COLOURS = {"fp": "#000000", "fp-ft": "#56B4E9", "ptq": "#E69F00", "qat": "#0072B2"}
-_MARKERS = {"fp": "s", "fp-ft": "D", "ptq": "^", "qat": "o"}
+_COLOURS = {"fp": "#000000", "fp-ft": "#56B4E9", "ptq": "#E69F00", "ptq-mse": "#D55E00", "qat": "#0072B2"}
+_MARKERS = {"fp": "s", "fp-ft": "D", "ptq": "^", "ptq-mse": "v", "qat": "o"}
 _OTHER_COLOUR, _OTHER_MARKER = "#CC79A7", "v"
 
 

@@ -35,7 +35,7 @@
     }
 
 `difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
-100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order fp, fp-ft, ptq, qat. In "pooled" the
+100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order fp, fp-ft, ptq, ptq-mse, qat. In "pooled" the
 ids are written CORPUS/ID. The same transcripts give the same bytes.
 """
 
@@ -54,7 +54,7 @@ from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, s
 from qat_plugin.evaluation.transcripts import Transcript, read_transcripts
 
 SCHEMA_VERSION = 1
-ARM_ORDER = ("fp", "fp-ft", "ptq", "qat")
+ARM_ORDER = ("fp", "fp-ft", "ptq", "ptq-mse", "qat")
 BASELINE = "fp"
 
 # What may differ between arms and corpora; everything else that decides a transcript or its time must not.

@@ -84,7 +84,7 @@ def evaluate_arm(
 
     Args:
         folder: complete ONNX folder.
-        arm: fp, fp-ft, ptq or qat.
+        arm: fp, fp-ft, ptq, ptq-mse or qat.
         corpus: loaded test corpus; ids are unique, every row has text.
         out_dir: where CORPUS/ARM.jsonl goes, a `TranscriptFile`.
         language, task: as `generate` knows them; never guessed.

@@ -1,4 +1,4 @@
-"""The ptq arm: the target's format without training, from the same calibration that QAT starts from."""
+"""The target's format without training: what QAT has to beat."""
 
 from __future__ import annotations
 

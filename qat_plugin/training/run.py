@@ -1,4 +1,4 @@
-"""A recipe's training, from corpora to the folded checkpoint; and the ptq arm beside it."""
+"""A recipe's training, from corpora to the folded checkpoint; and the untrained arms beside it."""
 
 from __future__ import annotations
 
@@ -173,8 +173,15 @@ def save_float_arm(recipe: Recipe, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
+def run_plain_rounding(recipe: Recipe, folder: Path) -> None:
+    """Write the ptq arm: the target's format by plain rounding, each range from its least to its greatest weight."""
+    model, processor = load_model(recipe)
+    quantize_without_training(model, quantizer_config(recipe), folder, weight_observer="minmax")
+    processor.save_pretrained(folder)
+
+
 def run_ptq(recipe: Recipe, folder: Path, training_folder: Path) -> None:
-    """Write the ptq arm: the model as training finds it before its first step, from the same calibration."""
+    """Write the ptq-mse arm: the model as training finds it before its first step, from the same calibration."""
     model, processor = load_model(recipe)
     dataset, collator = _training_data(recipe, model, processor, training_folder)
     quantize_without_training(

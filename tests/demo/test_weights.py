@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, GenerationConfig, WhisperForConditionalG
 
 from qat_plugin.demo import weights
 from qat_plugin.demo.checkpoint import TIMESTAMPS, write_checkpoint
-from qat_plugin.files import sha256_of
 from qat_plugin.errors import ModelError
+from qat_plugin.files import sha256_of
 
 SETTINGS = {"suppress_ids": [1, 2, 7], "suppress_ids_begin": [32, 256], "alignment_heads": [[1, 0]]}
 
