@@ -72,7 +72,7 @@ class Layers:
         if bias is not None:
             inputs = [*inputs, "", self.tensor(graph, bias)]
         out, width = weight.integers.shape
-        level = 4 if self.activations else 0
+        level = 4 if self.activations and weight.scheme.activation is not None else 0
         return graph.op(  # type: ignore[no-any-return]
             "MatMulNBits", inputs, domain=MICROSOFT, K=width, N=out, bits=4, block_size=size, accuracy_level=level
         )

@@ -63,7 +63,7 @@ def prepare(
         by_weight.setdefault(id(module.weight), []).append(name)
     quantizers: dict[int, WeightQuantizer] = {}
     for key, names in by_weight.items():
-        scheme = _scheme(layers[names[0]], tied=len(names) > 1, target=target)
+        scheme = _scheme(names[0], layers[names[0]], tied=len(names) > 1, target=target)
         weight = layers[names[0]].weight
         assert isinstance(weight, Tensor)
         try:
@@ -72,7 +72,7 @@ def prepare(
             raise QuantizationError(f"{names[0]}: {error}") from None
         quantizers[key] = WeightQuantizer(scheme.weight, scale, zero_point, learned=learned_scales)
     for name, module in layers.items():
-        scheme = _scheme(module, tied=len(by_weight[id(module.weight)]) > 1, target=target)
+        scheme = _scheme(name, module, tied=len(by_weight[id(module.weight)]) > 1, target=target)
         _change_class(name, module, scheme, quantizers[id(module.weight)], activations)
     return list(layers)
 
@@ -107,13 +107,15 @@ def _is_positional(module: nn.Module) -> bool:
     return type(module).__name__ == "WhisperPositionalEmbedding"
 
 
-def _scheme(module: nn.Module, *, tied: bool, target: Target) -> LayerScheme:
+def _scheme(name: str, module: nn.Module, *, tied: bool, target: Target) -> LayerScheme:
     if isinstance(module, nn.Conv1d) or _is_positional(module):
         return target.storage
     if isinstance(module, nn.Embedding):
         # A table that is not also the output layer holds positions: it is small and only looked up.
         return target.embedding if tied else target.storage
-    return target.embedding if tied else target.linear
+    if tied:
+        return target.embedding
+    return target.clip_linear if _sees_clips(name) else target.token_linear
 
 
 def _change_class(

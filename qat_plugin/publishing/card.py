@@ -25,8 +25,8 @@ POOLED = "all corpora"
 _ARM_NAMES = {
     "fp": "float",
     "fp-ft": "float, fine-tuned",
-    "ptq": "quantized without training, by plain rounding",
-    "ptq-mse": "quantized without training, scales and zero points searched with calibration speech; training starts here",
+    "ptq": "quantized without training",
+    "ptq-mse": "the same with searched scales, where training starts",
     "qat": "**this model**, quantization-aware training",
 }
 _NORMALIZERS = {

@@ -164,6 +164,8 @@ def run_training(recipe: Recipe, folder: Path) -> None:
     if trainer.is_world_process_zero():
         trainer.qat.finish(trainer.accelerator.unwrap_model(trainer.model), folder)
         trainer.processing_class.save_pretrained(folder)
+    # Leaves the process group in order; without it several processes may abort at exit.
+    trainer.accelerator.end_training()
 
 
 def save_float_arm(recipe: Recipe, folder: Path) -> None:

@@ -18,6 +18,8 @@ from qat_plugin.fake_quant import (
 )
 from qat_plugin.models import load_whisper
 
+EMBEDDING = "model.decoder.embed_tokens"
+
 
 @pytest.fixture
 def model(tiny_whisper_dir):
@@ -66,6 +68,21 @@ def test_every_matrix_is_quantized_by_the_scheme_of_its_kind(model, target):
     assert {operators[name] for name in operators.keys() - stored} == {
         {"int8": "MatMulInteger", "int4": "MatMulNBits"}[target]
     }
+
+
+def test_int4_quantizes_activations_where_tokens_come_one_by_one_only(model):
+    prepare(model, get_target("int4"))
+    layers = {name: layer for name, layer in fake_quant_layers(model) if layer.layer_scheme.operator == "MatMulNBits"}
+    clips = {name for name, layer in layers.items() if layer.layer_scheme.activation is None}
+    expected = {
+        name
+        for name in layers
+        if name.startswith("model.encoder.") or name.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj"))
+    }
+    assert clips == expected and len(clips) == 2 * 6 + 2 * 2
+    assert all(
+        (layer.input_quantizer is None) == (name in clips) for name, layer in layers.items() if name != EMBEDDING
+    )
 
 
 def test_int8_is_close_to_float_and_int4_further(model, batch):

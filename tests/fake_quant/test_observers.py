@@ -8,7 +8,7 @@ from qat_plugin.fake_quant.functional import fake_quantize_weight
 from qat_plugin.fake_quant.observers import InputObserver, observe_inputs, observe_weight
 from qat_plugin.fake_quant.schemes import get_target
 
-SCHEMES = {"int4": get_target("int4", 64).linear.weight, "int8": get_target("int8").linear.weight}
+SCHEMES = {"int4": get_target("int4", 64).token_linear.weight, "int8": get_target("int8").token_linear.weight}
 
 
 def squared_error(weight, scheme, found, importance=1.0):

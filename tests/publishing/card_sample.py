@@ -37,6 +37,7 @@ PARITY = {
     "max_weight_only_logit_difference": 2.5e-06,
     "greedy_clips": 8,
     "greedy_identical": 8,
+    "greedy_undecided": 0,
 }
 
 

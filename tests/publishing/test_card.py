@@ -122,6 +122,7 @@ def test_parity_skips_and_machine_are_quoted(card_folder: Path) -> None:
         ["max weight only logit difference", "2.5e-06"],
         ["greedy clips", "8"],
         ["greedy identical", "8"],
+        ["greedy undecided", "0"],
     ]
     assert "Modules left in float: `model.decoder.layers.0.fc1`." in text
     made = dict(table(text, "| | |\n|---|---|"))

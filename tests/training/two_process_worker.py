@@ -18,3 +18,4 @@ if __name__ == "__main__":
         qat=QATCallback("int4", loss_weights=LossWeights(ce=1.0, kl=1.0), scale_learning_rate=1e-2),
     )  # fmt: skip
     trainer.train()
+    trainer.accelerator.end_training()
