@@ -211,13 +211,12 @@ def _margin(
     expected: torch.Tensor,
     found: torch.Tensor,
 ) -> float:
-    """By how many logits the trained model preferred its own token where the two sequences part; infinite where one
-    merely ends earlier."""
+    """By how many logits the trained model preferred its own token where the two sequences part."""
+    # `generate` leaves the end of text out: put back, an early end is a token like any other.
+    end = torch.full((1, 1), int(reference.config.eos_token_id))
+    expected, found = torch.cat([expected, end], dim=1), torch.cat([found, end], dim=1)
     length = min(expected.shape[1], found.shape[1])
-    parts = (expected[0, :length] != found[0, :length]).nonzero()
-    if not len(parts):
-        return float("inf")
-    at = int(parts[0])
+    at = int((expected[0, :length] != found[0, :length]).nonzero()[0])
     with torch.no_grad():
         tokens = torch.cat([prompt, expected[:, :at]], dim=1)
         logits = reference(input_features=features, decoder_input_ids=tokens).logits[0, -1]
