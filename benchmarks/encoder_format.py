@@ -68,6 +68,7 @@ def main() -> None:
         "figures": figures,
     }  # fmt: skip
     path = Path(__file__).parent / "results" / "encoder-format.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
     print(json.dumps(figures, indent=1))
 

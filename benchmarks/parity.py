@@ -115,6 +115,7 @@ def main() -> None:
         "wer": wer, "figures": figures,
     }  # fmt: skip
     path = Path(__file__).parent / "results" / f"parity-{options.target}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
     for entry in figures:
         print(

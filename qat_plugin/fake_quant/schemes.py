@@ -117,7 +117,7 @@ def get_target(name: str, group_size: int = 64) -> Target:
         weight = _int4(group_size)
         token = LayerScheme(weight, ActivationScheme("row_group"), "MatMulNBits")
         # Over a clip's 1500 rows the weights are unpacked once and multiplied in float: 8-bit activations would gain no
-        # time there, cost accuracy, and let one float rounding grow through every layer (see benchmarks/results).
+        # time there, cost accuracy, and let one float rounding grow through every layer.
         clip = LayerScheme(weight, None, "MatMulNBits")
         return Target("int4", clip_linear=clip, token_linear=token, embedding=token, storage=_STORAGE)
     raise QuantizationError(f"target is {name!r}: choose one of {', '.join(TARGET_NAMES)}")
