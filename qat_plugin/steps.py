@@ -146,16 +146,18 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         if not workspace.onnx(arm).is_dir():
             raise WorkspaceError(f"{workspace.onnx(arm)} does not exist: run the step 'export' first")
     inputs = {**dataclasses.asdict(evaluation), **_export_states(workspace, evaluation.arms)}
-    if workspace.is_done("evaluate", inputs):
+    if workspace.is_done("evaluate", inputs) and workspace.results_file.is_file():
         say("evaluate", f"done already: {workspace.results_file}")
     else:
         names = [*evaluation.corpora, *evaluation.test_data]
         if not names:
             raise RecipeError("corpora and test_data are both empty: name test speech, as in --test_data my_test.json")
         say("evaluate", f"{', '.join(evaluation.arms)} on {', '.join(names)}; finished transcripts are kept")
+        # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
+        workspace.results_file.unlink(missing_ok=True)
         with workspace.step("evaluate", inputs):
-            _measure(recipe, workspace)
-        _write_results(recipe, workspace)
+            corpora = _measure(recipe, workspace)
+        _write_results(recipe, workspace, corpora)
     print(render_table(read_results(workspace.results_file)))
 
 
@@ -166,7 +168,8 @@ def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
     }
 
 
-def _measure(recipe: Recipe, workspace: Workspace) -> None:
+def _measure(recipe: Recipe, workspace: Workspace) -> list[str]:
+    """Transcribe what is not transcribed yet; returns the names of the test corpora."""
     from qat_plugin.evaluation.run import evaluate_arm
     from qat_plugin.training.run import check_overlap
 
@@ -191,9 +194,10 @@ def _measure(recipe: Recipe, workspace: Workspace) -> None:
                 batch_size=evaluation.eval_batch_size,
                 num_threads=evaluation.num_threads,
             )
+    return [corpus.name for corpus in corpora]
 
 
-def _write_results(recipe: Recipe, workspace: Workspace) -> None:
+def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[str]) -> None:
     from qat_plugin.evaluation.plots import draw_plots
     from qat_plugin.evaluation.report import render_report
     from qat_plugin.evaluation.results import collect_results, write_results
@@ -201,17 +205,18 @@ def _write_results(recipe: Recipe, workspace: Workspace) -> None:
     results = collect_results(
         workspace.evaluation,
         {arm: workspace.onnx(arm) for arm in recipe.evaluation.arms},
-        [corpus.name for corpus in _test_corpora(recipe)],
+        corpora,
         normalizer=recipe.evaluation.normalizer,
         recipe=recipe_to_dict(recipe),
         step_seconds=workspace.seconds(),
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
-    write_results(results, workspace.results_file)
     plots = draw_plots(results, workspace.evaluation)
     report = render_report(results, [path.name for path in plots])
     (workspace.evaluation / "report.md").write_text(report, encoding="utf8")
+    # Last: that it is there says that the report is, too.
+    write_results(results, workspace.results_file)
 
 
 def git_commit() -> str | None:

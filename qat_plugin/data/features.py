@@ -60,17 +60,8 @@ def training_dataset(
         raise DataError(
             f"join_to_seconds is {data_args.join_to_seconds:g}, longer than the model's window of {encoder.window:g} s."
         )
-    if any(corpus.streaming for corpus in corpora):
-        return TrainingStream(
-            corpora,
-            encoder,
-            join_to_seconds=data_args.join_to_seconds,
-            max_label_length=max_label_length,
-            max_samples=data_args.max_train_samples,
-            seed=data_args.sample_seed,
-            max_bad_row_share=data_args.max_bad_row_share,
-        )
-    dataset = TrainingDataset(
+    kind = TrainingStream if any(corpus.streaming for corpus in corpora) else TrainingDataset
+    dataset = kind(
         corpora,
         encoder,
         join_to_seconds=data_args.join_to_seconds,
@@ -79,6 +70,8 @@ def training_dataset(
         seed=data_args.sample_seed,
         max_bad_row_share=data_args.max_bad_row_share,
     )
+    if isinstance(dataset, TrainingStream):
+        return dataset
     if not allow_missing_text and any(text is None for text in dataset.texts):
         raise DataError("some training rows have no text. Load them with require_text, or train on pseudo labels.")
     logger.info(dataset.report.summary())
