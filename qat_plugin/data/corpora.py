@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from qat_plugin.data.languages import language_code
 from qat_plugin.data.manifests import SUFFIXES
 from qat_plugin.errors import DataError
 from qat_plugin.shipped import recipes_folder
@@ -26,6 +27,7 @@ class CorpusDefinition:
         path: Hub id or local path; relative ones start at the definition file.
         config, split: of a Hub dataset; `split` also names a subfolder of an audiofolder.
         revision: branch, tag or commit of a Hub dataset.
+        language: that is spoken, of rows that have no column for it; None: the recipe's.
         audio_column, text_column, speaker_column: names in the data; the usual names are tried where they are None.
         description, license: for readers and the model card.
     """
@@ -36,6 +38,7 @@ class CorpusDefinition:
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    language: str | None = None
     audio_column: str | None = None
     text_column: str | None = None
     speaker_column: str | None = None
@@ -149,6 +152,14 @@ def read_definition(path: Path) -> CorpusDefinition:
         raise DataError(
             f"corpus definition {path}: 'source' is {values['source']!r}; use one of {', '.join(get_args(Source))}."
         )
+    if values.get("language") is not None:
+        code = language_code(values["language"])
+        if code is None:
+            raise DataError(
+                f"corpus definition {path}: 'language' is {values['language']!r}, which Whisper does not know; write a code "
+                "or name as in 'fr' or 'french'."
+            )
+        values["language"] = code
     definition = CorpusDefinition(name=path.stem, **values)
     needed = {"hub": ("path", "split", "revision"), "manifest": ("path",), "audiofolder": ("path",), "private": ()}
     for key in needed[definition.source]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from transformers import WhisperProcessor
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from qat_plugin.data.audio import SAMPLING_RATE
+from qat_plugin.data.languages import language_code
 from qat_plugin.data.report import Rejection
 from qat_plugin.errors import DataError
 
@@ -28,7 +29,7 @@ def set_language(processor: WhisperProcessor, language: str, task: str) -> None:
     Raises:
         DataError: Whisper does not know the language or task, or this tokenizer has no token for it (English-only).
     """
-    code = language.lower() if language.lower() in LANGUAGES else TO_LANGUAGE_CODE.get(language.lower())
+    code = language_code(language)
     if code is None:
         raise DataError(f"language '{language}' is unknown to Whisper. Known: {', '.join(sorted(LANGUAGES.values()))}.")
     if task not in TASKS:
@@ -63,25 +64,36 @@ class SampleEncoder:
 
     Args:
         processor: feature extractor and tokenizer of the model that is trained; its tokenizer's prefix is set.
-        language, task: see `set_language`.
+        language, task: see `set_language`; the language is that of samples that do not tell theirs.
         return_attention_mask: add the mask that the model's own SpecAugment needs (`config.apply_spec_augment`).
     """
 
     def __init__(
         self, processor: WhisperProcessor, *, language: str, task: str, return_attention_mask: bool = False
     ) -> None:
-        set_language(processor, language, task)
         self.processor = processor
+        self.language, self.task = language, task
+        set_language(processor, language, task)
+        self._prefix_language = language
         self.return_attention_mask = return_attention_mask
         self.window = processor.feature_extractor.n_samples / SAMPLING_RATE  # seconds that one sample may last
         self.num_special = len(processor.tokenizer("").input_ids)
 
-    def encode(self, audio: NDArray[np.float32], text: str | None) -> dict[str, Any]:
+    def prefix(self, language: str | None) -> list[int]:
+        """The start tokens of a transcript in `language` (None: the encoder's own)."""
+        language = language or self.language
+        if language != self._prefix_language:
+            set_language(self.processor, language, self.task)
+            self._prefix_language = language
+        return list(self.processor.tokenizer.prefix_tokens)
+
+    def encode(self, audio: NDArray[np.float32], text: str | None, language: str | None = None) -> dict[str, Any]:
         """One sample.
 
         Args:
             audio: shape (samples,) at 16 kHz, at most `window` seconds; silence is added up to the window.
             text: in its own casing; None leaves "labels" out.
+            language: code of Whisper's; None: the encoder's own.
 
         Returns:
             "input_features" float32 (mels, frames), "labels" token ids from the start token to the end of text, and
@@ -104,6 +116,7 @@ class SampleEncoder:
         if self.return_attention_mask:
             sample["attention_mask"] = np.asarray(features["attention_mask"][0], dtype=np.int32)
         if text is not None:
+            self.prefix(language)
             sample["labels"] = list(self.processor.tokenizer(text).input_ids)
         return sample
 

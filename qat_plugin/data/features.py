@@ -42,7 +42,7 @@ def training_dataset(
         corpora: from `load_training_corpora`.
         processor: of the model that is trained; its tokenizer's prefix is set to `language` and `task`.
         data_args: `join_to_seconds`, `max_train_samples` with `sample_seed`, and `max_bad_row_share` are used here.
-        language, task: as Whisper names them.
+        language, task: as Whisper names them; rows that tell their language keep it.
         max_label_length: transcripts of more tokens, start and end included, are left out and counted.
         allow_missing_text: rows without text give samples without "labels"; otherwise they are an error.
         return_attention_mask: for models whose config has `apply_spec_augment`.
@@ -85,6 +85,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         report: rows left out here because of their length, and how many samples the rest makes.
         durations: seconds of each sample, silence between joined clips included.
         texts: transcript of each sample, None where there is none.
+        languages: code of each sample's language.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         by_key = {clip.key: clip for clip in clips}
         self.durations = [join_seconds([by_key[key].duration for key in group]) for group in groups]
         self.texts = [join_texts([self._texts[key] for key in group]) for group in groups]
+        self.languages = [by_key[group[0]].language or encoder.language for group in groups]
         del self._texts
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         for shift in range(len(self)):
             at = (index + shift) % len(self)
             try:
-                return self.encoder.encode(self.audio(at), self.texts[at])
+                return self.encoder.encode(self.audio(at), self.texts[at], self.languages[at])
             except DataError as error:
                 if at not in self._unreadable:
                     self._unreadable.add(at)
@@ -163,10 +165,11 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         self._texts: dict[tuple[int, int], str | None] = {}
         for c, corpus in enumerate(self.corpora):
             assert isinstance(corpus.rows, datasets.Dataset)
-            columns = corpus.rows.select_columns(["id", "text", "duration", "speaker"])[:]
+            columns = corpus.rows.select_columns(["id", "text", "duration", "speaker", "language"])[:]
             tokens = self.encoder.text_tokens(columns["text"])
             for r, length in enumerate(tokens):
-                clip = Clip((c, r), corpus.name, columns["speaker"][r], columns["duration"][r], length)
+                speaker, language = columns["speaker"][r], columns["language"][r]
+                clip = Clip((c, r), corpus.name, speaker, language, columns["duration"][r], length)
                 rejection = check_length(clip.duration, length, self.encoder, max_label_length)
                 if rejection is not None:
                     self.report.reject(f"{corpus.name}:{columns['id'][r]}", rejection)

@@ -26,6 +26,7 @@ ROW_FEATURES = datasets.Features(
         "text": datasets.Value("string"),
         "duration": datasets.Value("float64"),
         "speaker": datasets.Value("string"),
+        "language": datasets.Value("string"),
     }
 )
 """Columns of every loaded corpus. `audio` is a plain struct: datasets' own Audio feature would ask for torchcodec."""
@@ -147,7 +148,7 @@ def hub_rules(definition: CorpusDefinition, columns: list[str], keep: RowFilter)
         speaker=definition.speaker_column,
         require_text=keep.require_text,
     )
-    return RowRules(definition.name, found, keep)
+    return RowRules(definition.name, found, keep, language=definition.language)
 
 
 def check_downloaded(
@@ -184,7 +185,7 @@ def check_downloaded(
 def _scan_row(raw: dict[str, Any], index: int, rules: RowRules) -> dict[str, Any]:
     result = rules.check(raw, index)
     if isinstance(result, Rejection):
-        empty = dict.fromkeys(("id", "corpus", "text", "duration", "speaker"))
+        empty = dict.fromkeys(name for name in ROW_FEATURES if name != "audio")
         return {**empty, "_reason": result.reason, "_detail": result.detail, "_bad": result.bad}
     del result["audio"]
     return {**result, "_reason": None, "_detail": None, "_bad": None}

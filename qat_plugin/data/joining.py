@@ -24,6 +24,7 @@ class Clip(Generic[Key]):
     key: Key
     corpus: str
     speaker: str | None
+    language: str | None
     duration: float
     tokens: int | None
 
@@ -31,7 +32,7 @@ class Clip(Generic[Key]):
 def join_neighbours(clips: Iterable[Clip[Key]], *, max_seconds: float, max_tokens: int) -> Iterator[list[Key]]:
     """Group clips greedily in their order; every clip is in exactly one group.
 
-    A clip joins the group before it when corpus and speaker are the same and known, both have text or both have none,
+    A clip joins the group before it when corpus, language and speaker are the same and the speaker is known, both have text or both have none,
     and the group stays within `max_seconds` (silence included) and `max_tokens` (one token more for each blank between
     texts, which is the most that a blank can add).
     """
@@ -43,7 +44,7 @@ def join_neighbours(clips: Iterable[Clip[Key]], *, max_seconds: float, max_token
         if (
             last is not None
             and clip.speaker is not None
-            and (clip.corpus, clip.speaker, clip.tokens is None) == (last.corpus, last.speaker, last.tokens is None)
+            and _kind(clip) == _kind(last)
             and seconds + GAP_SECONDS + clip.duration <= max_seconds
             and tokens + 1 + own_tokens <= max_tokens
         ):
@@ -57,6 +58,10 @@ def join_neighbours(clips: Iterable[Clip[Key]], *, max_seconds: float, max_token
         last = clip
     if group:
         yield group
+
+
+def _kind(clip: Clip[Key]) -> tuple[str, str | None, str | None, bool]:
+    return clip.corpus, clip.language, clip.speaker, clip.tokens is None
 
 
 def join_audio(clips: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ def check_local(
         speaker=definition.speaker_column,
         require_text=keep.require_text,
     )
-    rules = RowRules(definition.name, columns, keep, path.resolve().parent)
+    rules = RowRules(definition.name, columns, keep, path.resolve().parent, definition.language)
     report = LoadReport(definition.name)
     rows = []
     with ThreadPoolExecutor(max(1, num_workers)) as pool:

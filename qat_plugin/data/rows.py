@@ -1,7 +1,7 @@
 """From a raw row of any source to the one shape that all later code reads, or to the reason why not.
 
 Row: {"id": str, "corpus": str, "audio": {"bytes": bytes | None, "path": str | None}, "text": str | None,
-"duration": float in seconds, "speaker": str | None}.
+"duration": float in seconds, "speaker": str | None, "language": code of Whisper's | None (the recipe's)}.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qat_plugin.data.audio import AudioSource, describe_audio, probe_audio
+from qat_plugin.data.languages import language_code
 from qat_plugin.data.report import Rejection
 from qat_plugin.errors import DataError
 
@@ -21,6 +22,7 @@ Row = dict[str, Any]
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "audio_path", "audio_file", "path", "file_name", "file", "wav", "filename")
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "raw_transcription", "normalized_text", "target")
+LANGUAGE_COLUMNS = ("language", "locale", "lang")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk")
 ID_COLUMNS = ("id", "utterance_id", "utt_id", "segment_id")
 DURATION_COLUMNS = ("duration", "duration_in_seconds", "length_in_seconds")
@@ -39,6 +41,7 @@ class Columns:
     audio: str
     text: str | None
     speaker: str | None
+    language: str | None
     id: str | None
     duration: str | None
     rate: str | None
@@ -106,6 +109,7 @@ def find_columns(
         audio=audio_column,
         text=pick("text", text, TEXT_COLUMNS, require_text),
         speaker=pick("speaker", speaker, SPEAKER_COLUMNS, False),
+        language=pick("language", None, LANGUAGE_COLUMNS, False),
         id=pick("id", None, ID_COLUMNS, False),
         duration=pick("duration", None, DURATION_COLUMNS, False),
         rate=pick("sampling rate", None, RATE_COLUMNS, False),
@@ -121,6 +125,7 @@ class RowRules:
         corpus: name that every row carries.
         columns: where the raw row holds what.
         keep: the filter.
+        language: of rows that do not tell theirs; None leaves it to the recipe.
         folder: relative audio paths start here; None where the source holds only absolute ones or bytes.
     """
 
@@ -128,6 +133,7 @@ class RowRules:
     columns: Columns
     keep: RowFilter
     folder: Path | None = None
+    language: str | None = None
 
     def check(self, raw: Mapping[str, Any], number: int) -> Row | Rejection:
         """The row in its final shape, or why it is not used. `number` becomes the id where the row has none."""
@@ -156,6 +162,9 @@ class RowRules:
         left_out = self._left_out(audio, info.duration, text)
         if left_out is not None:
             return left_out
+        language = self._language(raw)
+        if isinstance(language, Rejection):
+            return language
         speaker = raw.get(columns.speaker) if columns.speaker is not None else None
         return {
             "id": self._id(raw, number),
@@ -164,6 +173,7 @@ class RowRules:
             "text": text,
             "duration": info.duration,
             "speaker": None if speaker in (None, "") else str(speaker),
+            "language": language,
         }
 
     def _audio(self, value: Any) -> dict[str, Any] | Rejection:
@@ -182,6 +192,20 @@ class RowRules:
         if self.keep.require_text:
             return Rejection("empty text", f"'{self.columns.text}' is {value!r}. Transcribe or remove it.", bad=True)
         return None
+
+    def _language(self, raw: Mapping[str, Any]) -> str | Rejection | None:
+        value = raw.get(self.columns.language) if self.columns.language is not None else None
+        if value in (None, ""):
+            return self.language
+        code = language_code(str(value))
+        if code is None:
+            return Rejection(
+                "unknown language",
+                f"'{self.columns.language}' is {value!r}, which Whisper does not know. Write a code or name as in 'fr' or "
+                "'french', or remove it: the recipe's language then holds.",
+                bad=True,
+            )
+        return code
 
     def _wrong_tag(
         self, raw: Mapping[str, Any], audio: AudioSource, duration: float, sampling_rate: int

@@ -93,7 +93,7 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
             tokens = self.encoder.text_tokens([row["text"]])[0]
             rejection = check_length(row["duration"], tokens, self.encoder, self.max_label_length)
             if rejection is None:
-                yield Clip(row, row["corpus"], row["speaker"], row["duration"], tokens)
+                yield Clip(row, row["corpus"], row["speaker"], row["language"], row["duration"], tokens)
             else:
                 report.reject(f"{row['corpus']}:{row['id']}", rejection)
 
@@ -102,7 +102,8 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
         for rows in groups:
             try:
                 audio = join_audio([readers[row["corpus"]].read(row) for row in rows])
-                sample = self.encoder.encode(audio, join_texts([row["text"] for row in rows]))
+                text = join_texts([row["text"] for row in rows])
+                sample = self.encoder.encode(audio, text, rows[0]["language"])
             except DataError as error:
                 place = "+".join(row["id"] for row in rows)
                 report.reject(place, Rejection("audio cannot be decoded", str(error), bad=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,21 @@ def test_sample_is_what_the_processor_makes(processor: WhisperProcessor, tones_m
 
 
 def test_language_and_task_of_the_call_win_over_the_tokenizers(
-    processor: WhisperProcessor, tones_manifest: Path
+    processor: WhisperProcessor, tones_manifest: Path, tmp_path: Path
 ) -> None:
     processor.tokenizer.set_prefix_tokens(language="es", task="translate", predict_timestamps=True)
-    labels = make(processor, tones_manifest, language="de", task="transcribe")[0]["labels"]
-    prefix = processor.tokenizer.convert_ids_to_tokens(labels[:4])
-    assert prefix == ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    rows = [json.loads(line) for line in tones_manifest.read_text(encoding="utf8").splitlines()]
+    languages = [None, "Spanish", None, "pt-BR", "fr", None]
+    for row, language in zip(rows, languages, strict=True):
+        row["audio"] = str(tones_manifest.parent / row["audio"])
+        row["language"] = language
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps(rows), encoding="utf8")
+    dataset = make(processor, path, language="de", task="transcribe")
+    for item, code in zip(dataset, ["de", "es", "de", "pt", "fr", "de"]):
+        prefix = processor.tokenizer.convert_ids_to_tokens(item["labels"][:4])
+        assert prefix == ["<|startoftranscript|>", f"<|{code}|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert dataset.languages == ["de", "es", "de", "pt", "fr", "de"]
 
 
 def test_unknown_language_and_task(processor: WhisperProcessor) -> None:
@@ -107,13 +117,16 @@ def test_joining_keeps_order_speakers_and_silence(processor: WhisperProcessor, t
 
 
 def test_joining_stays_within_seconds_and_tokens() -> None:
-    clips = [Clip(i, "c", "a", 1.0, 5) for i in range(6)]
+    clips = [Clip(i, "c", "a", "fr", 1.0, 5) for i in range(6)]
     assert list(join_neighbours(clips, max_seconds=3.6, max_tokens=100)) == [[0, 1, 2], [3, 4, 5]]
     assert list(join_neighbours(clips, max_seconds=3.5, max_tokens=100)) == [[0, 1], [2, 3], [4, 5]]
     assert list(join_neighbours(clips, max_seconds=99, max_tokens=11)) == [[0, 1], [2, 3], [4, 5]]
     assert list(join_neighbours(clips, max_seconds=0, max_tokens=100)) == [[i] for i in range(6)]
-    mixed = [Clip(0, "c", "a", 1.0, 5), Clip(1, "d", "a", 1.0, 5), Clip(2, "d", "a", 1.0, None)]
-    assert list(join_neighbours(mixed, max_seconds=99, max_tokens=100)) == [[0], [1], [2]]
+    mixed = [
+        Clip(0, "c", "a", "fr", 1.0, 5), Clip(1, "d", "a", "fr", 1.0, 5), Clip(2, "d", "a", "fr", 1.0, None),
+        Clip(3, "d", "a", "es", 1.0, None),
+    ]  # fmt: skip
+    assert list(join_neighbours(mixed, max_seconds=99, max_tokens=100)) == [[0], [1], [2], [3]]
 
 
 def test_joined_labels_respect_the_limit(processor: WhisperProcessor, tmp_path: Path) -> None:

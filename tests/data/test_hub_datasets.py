@@ -55,7 +55,7 @@ def test_rows_have_one_shape(tmp_path: Path, streaming: bool) -> None:
     corpus = load_corpus(definition, streaming=streaming)
     assert corpus.streaming is streaming
     rows = list(corpus)
-    assert set(rows[0]) == {"id", "corpus", "audio", "text", "duration", "speaker"}
+    assert set(rows[0]) == {"id", "corpus", "audio", "text", "duration", "speaker", "language"}
     assert [row["text"] for row in rows] == [f"Texte {i}" for i in range(4)]
     assert [row["id"] for row in rows] == [f"{i:08d}" for i in range(4)]
     assert [(row["corpus"], row["duration"], row["speaker"]) for row in rows] == [("speech", 0.5, "7")] * 4

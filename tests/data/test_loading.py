@@ -32,7 +32,7 @@ def test_rows_have_one_shape(tones_manifest: Path) -> None:
     corpus = load(tones_manifest)
     rows = list(corpus)
     assert len(corpus) == len(rows) == 6
-    assert set(rows[0]) == {"id", "corpus", "audio", "text", "duration", "speaker"}
+    assert set(rows[0]) == {"id", "corpus", "audio", "text", "duration", "speaker", "language"}
     assert rows[2] == {
         "id": "clip2.wav",
         "corpus": corpus.name,
@@ -40,6 +40,7 @@ def test_rows_have_one_shape(tones_manifest: Path) -> None:
         "text": "il fait beau aujourd'hui",
         "duration": pytest.approx(1.0),
         "speaker": "s0",
+        "language": "fr",
     }
     audio = corpus.read(rows[2])
     assert audio.shape == (16000,)
