@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qat_plugin.errors import ModelError
 from qat_plugin.fake_quant.functional import quantize
+from qat_plugin.fake_quant.observers import WeightScale
 from qat_plugin.fake_quant.schemes import ActivationScheme, LayerScheme, WeightScheme
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, QUANTIZER_WEIGHTS
 
@@ -23,22 +24,26 @@ class QuantizedWeight:
     """One weight as it ships.
 
     `integers`: `(out, in)`, int8 (symmetric) or uint8 (with zero points); convolutions as `(out, in * kernel)`.
-    `scale`: float32 `(out, 1)` or `(out, groups)`; `zero_point`: uint8 of the same shape, or None.
+    `scale`: float32 `(out, 1)` or `(out, groups)`; `zero_point`: uint8 `(out, groups)`, or None; `multiplier`: uint8
+    `(out, groups)` where the scheme has scales of two levels, or None. `equalization`: float32 `(in,)`, what the input's
+    channels are divided by before they meet these integers, or None.
     """
 
     integers: NDArray[Any]
     scale: NDArray[np.float32]
     zero_point: NDArray[np.uint8] | None
+    multiplier: NDArray[np.uint8] | None
+    equalization: NDArray[np.float32] | None
     scheme: LayerScheme
 
-    def dequantize(self) -> NDArray[np.float32]:
-        """`(integers - zero_point) * scale`, shape `(out, in)`, float32."""
-        out, groups = self.scale.shape
-        values = self.integers.astype(np.float32).reshape(out, groups, -1)
-        if self.zero_point is not None:
-            values -= self.zero_point.astype(np.float32)[..., None]
-        values *= self.scale[..., None]
-        return values.reshape(out, -1)
+    def products(self) -> NDArray[np.int8]:
+        """`(integers - zero_point) * multiplier`, shape `(out, in)`: what MatMulInteger multiplies."""
+        values = self.integers.astype(np.int32)
+        for operate, groups in ((np.subtract, self.zero_point), (np.multiply, self.multiplier)):
+            if groups is not None:
+                grouped = values.reshape(*groups.shape, -1)
+                values = operate(grouped, groups.astype(np.int32)[..., None]).reshape(values.shape)
+        return values.astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class QuantizedCheckpoint:
     """All tensors of a Whisper checkpoint by vanilla names.
 
     `tensors`: float32, tensor name → array, without the tied `proj_out.weight`. `quantized`: module name → weight; such a
-    module's float weight is not in `tensors`. `target` is None for a float checkpoint.
+    module's float weight is not in `tensors`. A table whose first N rows have a scheme of their own is two weights,
+    called NAME[:N] and NAME[N:]. `target` is None for a float checkpoint.
     """
 
     folder: Path
@@ -55,6 +61,20 @@ class QuantizedCheckpoint:
     quantized: dict[str, QuantizedWeight]
     target: str | None
     skip_modules: tuple[str, ...] = ()
+
+    def parts(self, module: str) -> list[tuple[str, QuantizedWeight]]:
+        """The quantized weights that make up a module's, in the order of their rows, by name; none where it is float."""
+        found = [(name, weight) for name, weight in self.quantized.items() if split_part(name)[0] == module]
+        return sorted(found, key=lambda part: split_part(part[0])[1].start or 0)
+
+
+def split_part(name: str) -> tuple[str, slice]:
+    """Module and rows that NAME, NAME[:N] or NAME[N:] stands for."""
+    module, bracket, rows = name.partition("[")
+    if not bracket:
+        return module, slice(None)
+    start, stop = (int(bound) if bound else None for bound in rows.rstrip("]").split(":"))
+    return module, slice(start, stop)
 
 
 def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
@@ -74,14 +94,15 @@ def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
         target, skip_modules = content["target"], tuple(content["skip_modules"])
         with safe_open(folder / QUANTIZER_WEIGHTS, framework="pt") as file:
             names = set(file.keys())
-            for module, scheme in content["layers"].items():
-                point = f"{module}.zero_point"
-                quantized[module] = _quantize(
-                    weights.pop(f"{module}.weight"),
-                    file.get_tensor(f"{module}.scale"),
-                    file.get_tensor(point) if point in names else None,
-                    _layer_scheme(scheme),
-                )
+            for part, scheme in content["layers"].items():
+                found = {
+                    kind: file.get_tensor(f"{part}.{kind}") if f"{part}.{kind}" in names else None
+                    for kind in ("scale", "zero_point", "multiplier", "equalization")
+                }
+                module, rows = split_part(part)
+                quantized[part] = _quantize(weights[f"{module}.weight"][rows], found, _layer_scheme(scheme))
+            for part in content["layers"]:
+                weights.pop(f"{split_part(part)[0]}.weight", None)
     tensors = {name: tensor.float().numpy() for name, tensor in weights.items()}
     return QuantizedCheckpoint(folder, config, tensors, quantized, target, skip_modules)
 
@@ -121,7 +142,13 @@ def _layer_scheme(content: dict[str, Any]) -> LayerScheme:
     )
 
 
-def _quantize(weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: LayerScheme) -> QuantizedWeight:
-    integers: Tensor = quantize(weight, scale, zero_point, scheme.weight)
-    point = None if zero_point is None else zero_point.numpy()
-    return QuantizedWeight(integers.numpy(), scale.numpy(), point, scheme)
+def _quantize(weight: Tensor, parts: dict[str, Tensor | None], scheme: LayerScheme) -> QuantizedWeight:
+    equalization = parts["equalization"]
+    scale = parts["scale"]
+    assert scale is not None
+    if equalization is not None:
+        weight = weight * equalization
+    steps = WeightScale(scale, parts["zero_point"], parts["multiplier"]).steps
+    integers: Tensor = quantize(weight, steps, parts["zero_point"], scheme.weight)
+    arrays = {kind: None if tensor is None else tensor.numpy() for kind, tensor in parts.items()}
+    return QuantizedWeight(integers.numpy(), scheme=scheme, **arrays)  # type: ignore[arg-type]

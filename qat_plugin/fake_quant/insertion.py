@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from qat_plugin.errors import QuantizationError
+from qat_plugin.fake_quant.equalization import find_equalization
+from qat_plugin.fake_quant.gptq import gptq
 from qat_plugin.fake_quant.layers import (
     FakeQuantConv1d,
     FakeQuantEmbedding,
@@ -19,10 +24,23 @@ from qat_plugin.fake_quant.layers import (
     FakeQuantLinear,
     FakeQuantPositionalEmbedding,
     InputQuantizer,
+    RowSplitQuantizer,
     WeightQuantizer,
 )
-from qat_plugin.fake_quant.observers import WeightObserver, observe_inputs, observe_weight
-from qat_plugin.fake_quant.schemes import LayerScheme, Target
+from qat_plugin.fake_quant.observers import (
+    InputObserver,
+    ScaleSearch,
+    WeightObserver,
+    WeightScale,
+    observe_inputs,
+    observe_weight,
+    search_mse,
+)
+from qat_plugin.fake_quant.positions import ENCODER_POSITIONS, sharpen_positions
+from qat_plugin.fake_quant.schemes import BYTES, LayerScheme, Target, WeightScheme, get_target
+
+# The Linear whose input no LayerNorm has made even.
+_BEHIND_GELU = ".fc2"
 
 
 def fake_quant_layers(model: nn.Module) -> Iterator[tuple[str, FakeQuantLayer]]:
@@ -37,6 +55,8 @@ def prepare(
     target: Target,
     *,
     skip_modules: Sequence[str] = (),
+    int8_modules: Sequence[str] = (),
+    hot_tokens: int = 0,
     weight_observer: WeightObserver = "mse",
     learned_scales: bool = True,
     activations: bool = True,
@@ -47,8 +67,10 @@ def prepare(
     Every `nn.Linear`, `nn.Conv1d` and `nn.Embedding` is covered (positions and convolutions by the target's `storage`
     scheme). Layers that share a weight share one quantizer, so tied weights stay tied. Call it before the optimizer is
     made: learned scales are parameters. `initialize=False` leaves the scales at 1, for a state that is loaded next.
+    An encoder's positions that are Whisper's sinusoids get their exact values, which need no storage.
 
-    `skip_modules`: globs of module names that stay float; skipping one of two tied layers skips both.
+    `skip_modules`: globs of module names that stay float; skipping one of two tied layers skips both. `int8_modules`: globs
+    of what gets the int8 target's scheme instead. `hot_tokens`: so many first rows of the tied token embedding get 8 bits.
 
     Raises `QuantizationError` when the model is prepared already, a glob matches nothing, a weight cannot be quantized,
     or nothing is left to quantize.
@@ -56,33 +78,66 @@ def prepare(
     if next(fake_quant_layers(model), None) is not None:
         raise QuantizationError("the model is fake-quantized already: call `convert` before preparing it again")
     layers = _layers_to_quantize(model, skip_modules)
+    finer = _matching(layers, int8_modules, "int8_modules")
     if not layers:
         raise QuantizationError("no layer is left to quantize: the model has none, or `skip_modules` matches all")
     by_weight: dict[int, list[str]] = {}
     for name, module in layers.items():
         by_weight.setdefault(id(module.weight), []).append(name)
-    quantizers: dict[int, WeightQuantizer] = {}
-    for key, names in by_weight.items():
-        scheme = _scheme(names[0], layers[names[0]], tied=len(names) > 1, target=target)
+    for names in by_weight.values():
+        tied = len(names) > 1
+        kind = get_target("int8") if finer.intersection(names) else target
+        scheme = _scheme(names[0], layers[names[0]], tied=tied, target=kind)
         weight = layers[names[0]].weight
         assert isinstance(weight, Tensor)
+        options: dict[str, Any] = {"observer": weight_observer if initialize else None, "learned": learned_scales}
         try:
-            scale, zero_point = _first_scale(weight, scheme, weight_observer if initialize else None)
+            quantizer = _make_quantizer(weight, scheme.weight, hot_tokens if tied else 0, **options)
         except QuantizationError as error:
             raise QuantizationError(f"{names[0]}: {error}") from None
-        quantizers[key] = WeightQuantizer(scheme.weight, scale, zero_point, learned=learned_scales)
-    for name, module in layers.items():
-        scheme = _scheme(name, module, tied=len(by_weight[id(module.weight)]) > 1, target=target)
-        _change_class(name, module, scheme, quantizers[id(module.weight)], activations)
+        for name in names:
+            own = _scheme(name, layers[name], tied=tied, target=kind)
+            _change_class(name, layers[name], own, quantizer, activations)
     return list(layers)
 
 
-def _first_scale(weight: Tensor, scheme: LayerScheme, observer: WeightObserver | None) -> tuple[Tensor, Tensor | None]:
+def _make_quantizer(
+    weight: Tensor, scheme: WeightScheme, hot_tokens: int, *, observer: WeightObserver | None, learned: bool
+) -> WeightQuantizer | RowSplitQuantizer:
+    if hot_tokens == 0 or scheme.num_bits == 8:
+        return WeightQuantizer(scheme, _first_scale(weight, scheme, observer), learned=learned)
+    if hot_tokens >= weight.shape[0]:
+        raise QuantizationError(f"hot_tokens is {hot_tokens}, and the table has {weight.shape[0]} rows: set it lower")
+    # In groups of the same size, so that one rounding of the input serves both.
+    fine = WeightScheme(*BYTES, symmetric=True, group_size=scheme.group_size)
+    parts = ((fine, weight[:hot_tokens]), (scheme, weight[hot_tokens:]))
+    hot, rest = (WeightQuantizer(s, _first_scale(w, s, observer), learned=learned) for s, w in parts)
+    return RowSplitQuantizer(hot, rest, hot_tokens)
+
+
+def _first_scale(weight: Tensor, scheme: WeightScheme, observer: WeightObserver | None) -> WeightScale:
     if observer is not None:
-        return observe_weight(weight, scheme.weight, observer)
-    shape = scheme.weight.scale_shape(weight.shape[0], weight[0].numel())
-    points = None if scheme.weight.symmetric else torch.zeros(shape, dtype=torch.uint8, device=weight.device)
-    return torch.ones(shape, device=weight.device), points
+        return observe_weight(weight, scheme, observer)
+    shape = scheme.scale_shape(weight.shape[0], weight[0].numel())
+    ones = torch.ones(shape, device=weight.device)
+    points = None if scheme.symmetric else torch.zeros_like(ones, dtype=torch.uint8)
+    if scheme.max_product is None:
+        return WeightScale(ones, points)
+    return WeightScale(ones[:, :1].clone(), points, torch.ones_like(ones, dtype=torch.uint8))
+
+
+def _matching(layers: dict[str, nn.Module], patterns: Sequence[str], field: str) -> set[str]:
+    """Names that any of the globs matches. Raises `QuantizationError` for a glob without a match."""
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = [name for name in layers if fnmatchcase(name, pattern)]
+        if not hits:
+            known = ", ".join(list(layers)[:4])
+            raise QuantizationError(
+                f"{field} has {pattern!r}, which matches no layer of the model: names look like {known}, ..."
+            )
+        found.update(hits)
+    return found
 
 
 def _layers_to_quantize(model: nn.Module, skip_modules: Sequence[str]) -> dict[str, nn.Module]:
@@ -91,16 +146,12 @@ def _layers_to_quantize(model: nn.Module, skip_modules: Sequence[str]) -> dict[s
         for name, module in model.named_modules(remove_duplicate=False)
         if type(module) in (nn.Linear, nn.Conv1d) or isinstance(module, nn.Embedding)
     }
-    skipped: set[int] = set()
-    for pattern in skip_modules:
-        hits = [name for name in layers if fnmatchcase(name, pattern)]
-        if not hits:
-            known = ", ".join(list(layers)[:4])
-            raise QuantizationError(
-                f"skip_modules has {pattern!r}, which matches no layer of the model: names look like {known}, ..."
-            )
-        skipped |= {id(layers[name].weight) for name in hits}
-    return {name: module for name, module in layers.items() if id(module.weight) not in skipped}
+    skipped = {id(layers[name].weight) for name in _matching(layers, skip_modules, "skip_modules")}
+    layers = {name: module for name, module in layers.items() if id(module.weight) not in skipped}
+    for name in [name for name in layers if name.endswith(ENCODER_POSITIONS)]:
+        if sharpen_positions(layers[name].weight):
+            del layers[name]
+    return layers
 
 
 def _is_positional(module: nn.Module) -> bool:
@@ -108,6 +159,13 @@ def _is_positional(module: nn.Module) -> bool:
 
 
 def _scheme(name: str, module: nn.Module, *, tied: bool, target: Target) -> LayerScheme:
+    kind = _kind(name, module, tied=tied, target=target)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return replace(kind, weight=kind.weight.fitted(weight[0].numel()))
+
+
+def _kind(name: str, module: nn.Module, *, tied: bool, target: Target) -> LayerScheme:
     if isinstance(module, nn.Conv1d) or _is_positional(module):
         return target.storage
     if isinstance(module, nn.Embedding):
@@ -119,7 +177,11 @@ def _scheme(name: str, module: nn.Module, *, tied: bool, target: Target) -> Laye
 
 
 def _change_class(
-    name: str, module: nn.Module, scheme: LayerScheme, quantizer: WeightQuantizer, activations: bool
+    name: str,
+    module: nn.Module,
+    scheme: LayerScheme,
+    quantizer: WeightQuantizer | RowSplitQuantizer,
+    activations: bool,
 ) -> None:
     if isinstance(module, nn.Embedding) and type(module) is not nn.Embedding and not _is_positional(module):
         raise QuantizationError(
@@ -147,11 +209,15 @@ def _sees_clips(name: str) -> bool:
     return "encoder" in parts or ("encoder_attn" in parts and parts[-1] in ("k_proj", "v_proj"))
 
 
-def calibrate(model: nn.Module, run: Callable[[], None], weight_observer: WeightObserver = "mse") -> None:
+def calibrate(
+    model: nn.Module, run: Callable[[], None], search: ScaleSearch = search_mse, *, with_gptq: bool = False
+) -> None:
     """Find the first scales again, weighting each input channel by the activations that pass while `run` runs.
 
-    `run` makes forward passes of the model; fake quantization is off meanwhile, so the activations are the float
-    model's. Embeddings and convolutions keep the scales that their weights gave.
+    Where one scale serves a whole input that no LayerNorm has made even, its channels are equalized first. `run` makes
+    forward passes of the model; fake quantization is off meanwhile, so the activations are the float model's. Embeddings
+    and convolutions keep the scales that their weights gave. `with_gptq` rounds the weights by GPTQ, too, in place; not
+    those that are also a table of embeddings.
     """
     layers: dict[str, nn.Module] = {
         name: layer for name, layer in fake_quant_layers(model) if isinstance(layer, FakeQuantLinear)
@@ -159,19 +225,35 @@ def calibrate(model: nn.Module, run: Callable[[], None], weight_observer: Weight
     enabled = is_fake_quant_enabled(model)
     set_fake_quant(model, False)
     try:
-        with torch.no_grad(), observe_inputs(layers) as observers:
+        with torch.no_grad(), observe_inputs(layers, moments=with_gptq) as observers:
             run()
     finally:
         set_fake_quant(model, enabled)
-    for name, layer in layers.items():
+    tables = {id(layer.weight) for _, layer in fake_quant_layers(model) if isinstance(layer, nn.Embedding)}
+    for name, layer in tqdm(layers.items(), desc="searching scales", unit="layer"):
         assert isinstance(layer, FakeQuantLinear)
         try:
-            found = observe_weight(
-                layer.weight, layer.layer_scheme.weight, weight_observer, observers[name].mean_square
-            )
+            _calibrate_layer(name, layer, observers[name], search, with_gptq and id(layer.weight) not in tables)
         except QuantizationError as error:
             raise QuantizationError(f"{name}: {error}") from None
-        layer.weight_quantizer.set_scale(*found)
+
+
+def _calibrate_layer(
+    name: str, layer: FakeQuantLinear, observer: InputObserver, search: ScaleSearch, with_gptq: bool
+) -> None:
+    activation = layer.layer_scheme.activation
+    per_tensor = activation is not None and activation.granularity == "tensor"
+    for _, rows, quantizer, scheme in layer.parts():
+        weight, importance = layer.weight.detach()[rows], observer.mean_square
+        if per_tensor and name.endswith(_BEHIND_GELU):
+            quantizer.equalization = find_equalization(weight, scheme.weight, observer)
+        divisors = torch.ones_like(importance) if quantizer.equalization is None else quantizer.equalization
+        scaled = weight * divisors
+        found = search(scaled, scheme.weight, importance / divisors.square())
+        quantizer.set_scale(found)
+        if with_gptq:
+            moments = observer.second_moments / torch.outer(divisors, divisors)
+            weight.copy_(gptq(scaled, moments, found, scheme.weight) / divisors)
 
 
 def _quantizers(model: nn.Module) -> list[WeightQuantizer]:
@@ -197,11 +279,11 @@ def set_activation_fake_quant(model: nn.Module, enabled: bool) -> None:
             module.enabled = enabled
 
 
-def set_scale_learning_multiplier(model: nn.Module, multiplier: float) -> None:
+def set_scale_learning_ratio(model: nn.Module, ratio: float) -> None:
     """Learning rate of the scales over the optimizer's. Frozen scales stay frozen."""
     for quantizer in _quantizers(model):
         if not quantizer.frozen:
-            quantizer.scale_learning_multiplier = multiplier
+            quantizer.scale_learning_ratio = ratio
 
 
 def freeze_scales(model: nn.Module) -> None:

@@ -7,6 +7,8 @@ and `state_dict()` go on as before. Nothing of a quantizer appears in `state_dic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,31 +16,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat_plugin.fake_quant.functional import fake_quantize_row_group, fake_quantize_tensor, fake_quantize_weight
+from qat_plugin.fake_quant.observers import WeightScale
 from qat_plugin.fake_quant.schemes import ActivationScheme, LayerScheme, WeightScheme
 
 
 class WeightQuantizer(nn.Module):
     """Scale and zero point of one weight; calling it fake-quantizes the weight.
 
-    `scale = initial_scale * exp(scale_learning_multiplier * scale_offset)`, where `scale_offset` is the parameter that
+    `scale = initial_scale * exp(scale_learning_ratio * scale_offset)`, where `scale_offset` is the parameter that
     trains, from 0. So scales stay positive, one step of the optimizer changes a scale by a share of itself whatever its
-    size, weight decay pulls towards the calibrated scale, and the scales have a learning rate of their own (the
-    multiplier is the ratio to the optimizer's) under any optimizer, schedule and Trainer.
+    size, weight decay pulls towards the calibrated scale, and the scales have a learning rate of their own (its
+    ratio to the optimizer's is `scale_learning_ratio`) under any optimizer, schedule and Trainer. Zero points and, of a scheme with two
+    levels, multipliers stand still.
 
-    Shapes: `scale`, `initial_scale`, `scale_offset` and `zero_point` are all `scheme.scale_shape(...)`.
+    `equalization` `(in,)`, powers of two, or None: what is quantized is the weight with each column multiplied by it. The
+    result is divided by it again, so that callers see the weight that the float layer has.
+
+    Shapes: `scale`, `initial_scale` and `scale_offset` are those of `WeightScale.scale`; `steps` has every group's scale.
     """
 
     initial_scale: Tensor
     zero_point: Tensor | None
+    multiplier: Tensor | None
+    equalization: Tensor | None
 
-    def __init__(self, scheme: WeightScheme, scale: Tensor, zero_point: Tensor | None, *, learned: bool) -> None:
+    def __init__(self, scheme: WeightScheme, first: WeightScale, *, learned: bool) -> None:
         super().__init__()
         self.scheme = scheme
         self.enabled = True
-        self.scale_learning_multiplier = 1.0
-        self.register_buffer("initial_scale", scale, persistent=False)
-        self.register_buffer("zero_point", zero_point, persistent=False)
-        self.scale_offset = nn.Parameter(torch.zeros_like(scale)) if learned else None
+        self.scale_learning_ratio = 1.0
+        self.register_buffer("initial_scale", first.scale, persistent=False)
+        self.register_buffer("zero_point", first.zero_point, persistent=False)
+        self.register_buffer("multiplier", first.multiplier, persistent=False)
+        self.register_buffer("equalization", None, persistent=False)
+        self.scale_offset = nn.Parameter(torch.zeros_like(first.scale)) if learned else None
         self._baked: tuple[tuple[Any, ...], Tensor] | None = None
 
     @property
@@ -49,27 +60,33 @@ class WeightQuantizer(nn.Module):
         if self.frozen:
             # A zero gradient instead of none, because DDP waits for the gradient of every parameter.
             return self.initial_scale + 0.0 * self.scale_offset
-        return self.initial_scale * torch.exp(self.scale_learning_multiplier * self.scale_offset)
+        return self.initial_scale * torch.exp(self.scale_learning_ratio * self.scale_offset)
 
-    def set_scale(self, scale: Tensor, zero_point: Tensor | None) -> None:
-        """Start again from a scale and zero point."""
+    @property
+    def steps(self) -> Tensor:
+        """Scale of every group in force, float32."""
+        return WeightScale(self.scale, self.zero_point, self.multiplier).steps
+
+    def set_scale(self, first: WeightScale) -> None:
+        """Start again from a scale."""
         with torch.no_grad():
-            self.initial_scale.copy_(scale)
-            if self.zero_point is not None and zero_point is not None:
-                self.zero_point.copy_(zero_point)
+            self.initial_scale.copy_(first.scale)
+            for buffer, value in ((self.zero_point, first.zero_point), (self.multiplier, first.multiplier)):
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
             if self.scale_offset is not None:
                 self.scale_offset.zero_()
 
     @property
     def frozen(self) -> bool:
         """Whether the scale stands still."""
-        return self.scale_learning_multiplier == 0.0
+        return self.scale_learning_ratio == 0.0
 
     def freeze(self) -> None:
         """Let the scale stand still where it is, whatever the optimizer's momentum does to `scale_offset`."""
         with torch.no_grad():
             self.initial_scale.copy_(self.scale)
-        self.scale_learning_multiplier = 0.0
+        self.scale_learning_ratio = 0.0
 
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantized `weight`; itself while disabled. Without gradients the result is computed once and reused."""
@@ -77,15 +94,21 @@ class WeightQuantizer(nn.Module):
             return weight
         if torch.is_grad_enabled():
             self._baked = None
-            return fake_quantize_weight(weight, self.scale, self.zero_point, self.scheme)
+            return self._fake_quantize(weight)
         offset = self.scale_offset
         key = (
-            weight.data_ptr(), weight._version, self.initial_scale._version, self.scale_learning_multiplier,
-            None if offset is None else offset._version, None if self.zero_point is None else self.zero_point._version,
+            weight.data_ptr(), weight._version, self.initial_scale._version, self.scale_learning_ratio, id(self.equalization),
+            *(None if tensor is None else tensor._version for tensor in (offset, self.zero_point, self.multiplier)),
         )  # fmt: skip
         if self._baked is None or self._baked[0] != key:
-            self._baked = key, fake_quantize_weight(weight, self.scale, self.zero_point, self.scheme)
+            self._baked = key, self._fake_quantize(weight)
         return self._baked[1]
+
+    def _fake_quantize(self, weight: Tensor) -> Tensor:
+        if self.equalization is None:
+            return fake_quantize_weight(weight, self.steps, self.zero_point, self.scheme)
+        scaled = weight * self.equalization
+        return fake_quantize_weight(scaled, self.steps, self.zero_point, self.scheme) / self.equalization
 
     def rows(self, weight: Tensor, indices: Tensor) -> Tensor:
         """Fake-quantized rows `weight[indices]`, of shape `(*indices.shape, dim)`: an embedding need not pay for all."""
@@ -93,7 +116,7 @@ class WeightQuantizer(nn.Module):
             return F.embedding(indices, self(weight))
         flat = indices.reshape(-1)
         points = None if self.zero_point is None else self.zero_point[flat]
-        picked = fake_quantize_weight(F.embedding(flat, weight), F.embedding(flat, self.scale), points, self.scheme)
+        picked = fake_quantize_weight(F.embedding(flat, weight), F.embedding(flat, self.steps), points, self.scheme)
         return picked.reshape(*indices.shape, -1)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -101,6 +124,33 @@ class WeightQuantizer(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is expected."""
+
+
+class RowSplitQuantizer(nn.Module):
+    """Two quantizers of one table: `hot` for its first `rows` rows, `rest` for the others.
+
+    Byte-pair encoding numbers tokens by frequency, so the first rows are the ones that are read.
+    """
+
+    equalization = None
+
+    def __init__(self, hot: WeightQuantizer, rest: WeightQuantizer, rows: int) -> None:
+        super().__init__()
+        self.hot, self.rest, self.rows_split = hot, rest, rows
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Fake-quantized `weight`, as `WeightQuantizer` gives it."""
+        return torch.cat([self.hot(weight[: self.rows_split]), self.rest(weight[self.rows_split :])])
+
+    def rows(self, weight: Tensor, indices: Tensor) -> Tensor:
+        """Fake-quantized rows `weight[indices]`, of shape `(*indices.shape, dim)`."""
+        first, others = weight[: self.rows_split], weight[self.rows_split :]
+        hot = self.hot.rows(first, indices.clamp(max=self.rows_split - 1))
+        rest = self.rest.rows(others, (indices - self.rows_split).clamp(min=0))
+        return torch.where((indices < self.rows_split).unsqueeze(-1), hot, rest)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Nothing, as of its two parts."""
 
 
 class InputQuantizer(nn.Module):
@@ -118,10 +168,15 @@ class InputQuantizer(nn.Module):
         self.kept_axes = kept_axes
         self.enabled = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` of shape `(batch, length, in)` as the operator sees it."""
+    def forward(self, x: Tensor, equalization: Tensor | None = None) -> Tensor:
+        """`x` of shape `(batch, length, in)` as the operator sees it; `equalization` is the weight quantizer's."""
         if not self.enabled:
             return x
+        if equalization is not None:
+            return self._quantize(x / equalization) * equalization
+        return self._quantize(x)
+
+    def _quantize(self, x: Tensor) -> Tensor:
         if self.scheme.granularity == "row_group":
             assert self.group_size is not None
             return fake_quantize_row_group(x, self.group_size)
@@ -131,10 +186,20 @@ class InputQuantizer(nn.Module):
 class FakeQuantLayer(nn.Module):
     """What all fake-quantized layers have beside their own parameters; see `insertion.prepare`."""
 
-    weight_quantizer: WeightQuantizer
+    weight_quantizer: WeightQuantizer | RowSplitQuantizer
     input_quantizer: InputQuantizer | None
     layer_scheme: LayerScheme
     float_class: type[nn.Module]
+
+    def parts(self) -> Iterator[tuple[str, slice, WeightQuantizer, LayerScheme]]:
+        """What is quantized by a scheme of its own: how it is called after the layer's name, rows, quantizer, scheme."""
+        quantizer, scheme = self.weight_quantizer, self.layer_scheme
+        if isinstance(quantizer, RowSplitQuantizer):
+            rows = quantizer.rows_split
+            yield f"[:{rows}]", slice(rows), quantizer.hot, replace(scheme, weight=quantizer.hot.scheme)
+            yield f"[{rows}:]", slice(rows, None), quantizer.rest, scheme
+        else:
+            yield "", slice(None), quantizer, scheme
 
 
 class FakeQuantLinear(FakeQuantLayer, nn.Linear):
@@ -143,7 +208,7 @@ class FakeQuantLinear(FakeQuantLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """As the float layer."""
         if self.input_quantizer is not None:
-            input = self.input_quantizer(input)
+            input = self.input_quantizer(input, self.weight_quantizer.equalization)
         return F.linear(input, self.weight_quantizer(self.weight), self.bias)
 
 

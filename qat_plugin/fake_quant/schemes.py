@@ -6,12 +6,15 @@ parity tolerances all read it here. Imports nothing but the standard library, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qat_plugin.errors import QuantizationError
 
-Operator = Literal["MatMulInteger", "MatMulNBits", "DequantizeLinear"]
+# "Cast": the integers become float when the file is loaded, and what computes with them is float.
+Operator = Literal["MatMulInteger", "MatMulNBits", "Cast"]
+GROUP_SIZES = (16, 32, 64, 128, 256)
+TARGET_NAMES = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class WeightScheme:
 
     `zero_point`, where there is one, has the shape of `scale`. Bounds are inclusive:
     `q = clamp(round_half_to_even(w / scale) + zero_point, qmin, qmax)`, as in ONNX QuantizeLinear.
+
+    With `max_product` the scale has two levels (progressive quantization, QServe, Lin et al., 2024, arXiv:2405.04532): a
+    float `channel_scale` `(out, 1)` times an integer `multiplier` of the shape of `scale`. Then
+    `(q - zero_point) * multiplier` is an 8-bit integer of the output channel's scale, at most `max_product` in absolute
+    value, so that an integer product takes all groups of a channel at once while the file holds `num_bits` a weight.
     """
 
     num_bits: int
@@ -33,6 +41,18 @@ class WeightScheme:
     qmax: int
     symmetric: bool
     group_size: int | None = None
+    max_product: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_product is not None and (self.symmetric or self.group_size is None):
+            raise QuantizationError("a scale of two levels (`max_product`) needs groups with zero points")
+
+    def fitted(self, in_features: int) -> WeightScheme:
+        """This scheme with groups halved until they divide the input axis; unchanged where none of 16 or more does."""
+        size = self.group_size
+        while size is not None and in_features % size and size > GROUP_SIZES[0]:
+            size //= 2
+        return self if size is None or in_features % size else replace(self, group_size=size)
 
     def scale_shape(self, out_features: int, in_features: int) -> tuple[int, int]:
         """Shape of `scale` for a weight of shape `(out_features, in_features)`."""
@@ -41,7 +61,7 @@ class WeightScheme:
         if in_features % self.group_size:
             raise QuantizationError(
                 f"the input axis has {in_features} elements, which groups of {self.group_size} do not divide: "
-                "set `group_size` to one of 16, 32, 64, 128 or 256 that does, or list the layer in `skip_modules`"
+                "list the layer in `skip_modules`"
             )
         return (out_features, in_features // self.group_size)
 
@@ -85,20 +105,13 @@ class Target:
     max_weight_only_logit_difference: float = 1e-4
 
 
-# Stored in int8 and computed in float: the full 8 bits are exact, nothing multiplies integers.
-_STORAGE = LayerScheme(WeightScheme(8, -127, 127, symmetric=True), None, "DequantizeLinear")
+# Full 8 bits: computed in float, or by MatMulNBits, whose integer kernels do not saturate.
+BYTES = (8, -127, 127)
+_STORAGE = LayerScheme(WeightScheme(*BYTES, symmetric=True), None, "Cast")
 
-# 7-bit weights: without VNNI, x86 multiplies u8 by s8 and adds pairs in int16, so 2 * 255 * |w| must stay
-# below 32768: |w| <= 64 is exact on every CPU.
-_INT8 = WeightScheme(8, -64, 64, symmetric=True)
-
-
-def _int4(group_size: int) -> WeightScheme:
-    return WeightScheme(4, 0, 15, symmetric=False, group_size=group_size)
-
-
-GROUP_SIZES = (16, 32, 64, 128, 256)
-TARGET_NAMES = ("int8", "int4")
+# MatMulInteger on x86 without VNNI multiplies u8 by s8 and adds pairs in int16, so 2 * 255 * |w| must stay below 32768:
+# |w| <= 64 is exact on every CPU.
+EXACT_PRODUCT = 64
 
 
 def get_target(name: str, group_size: int = 64) -> Target:
@@ -106,18 +119,29 @@ def get_target(name: str, group_size: int = 64) -> Target:
 
     Raises `QuantizationError` for a name not in `TARGET_NAMES` or a group size that MatMulNBits does not have.
     """
+    tensor, rows = ActivationScheme("tensor"), ActivationScheme("row_group")
     if name == "int8":
-        layer = LayerScheme(_INT8, ActivationScheme("tensor"), "MatMulInteger")
-        return Target("int8", clip_linear=layer, token_linear=layer, embedding=layer, storage=_STORAGE)
+        # Over a clip's hundreds of rows MatMulInteger is about three times as fast as float or MatMulNBits.
+        weight = WeightScheme(8, -EXACT_PRODUCT, EXACT_PRODUCT, symmetric=True)
+        clip = LayerScheme(weight, tensor, "MatMulInteger")
+        # At one row MatMulNBits is as fast, and its activations have a scale for each row and group: single channels that
+        # are a hundred times as active as the rest (start tokens have them) coarsen their own group only.
+        token = LayerScheme(WeightScheme(*BYTES, symmetric=True, group_size=GROUP_SIZES[-1]), rows, "MatMulNBits")
+        return Target("int8", clip_linear=clip, token_linear=token, embedding=token, storage=_STORAGE)
     if name == "int4":
         if group_size not in GROUP_SIZES:
             raise QuantizationError(
                 f"group_size is {group_size}: MatMulNBits has groups of {', '.join(map(str, GROUP_SIZES))}"
             )
-        weight = _int4(group_size)
-        token = LayerScheme(weight, ActivationScheme("row_group"), "MatMulNBits")
-        # Over a clip's 1500 rows the weights are unpacked once and multiplied in float: 8-bit activations would gain no
-        # time there, cost accuracy, and let one float rounding grow through every layer.
-        clip = LayerScheme(weight, None, "MatMulNBits")
-        return Target("int4", clip_linear=clip, token_linear=token, embedding=token, storage=_STORAGE)
+        token = LayerScheme(_int4(group_size), rows, "MatMulNBits")
+        # Two-level scales let MatMulInteger execute 4-bit weights, which become 8-bit integers once, at load. A group
+        # costs one byte instead of four and a half, so groups are half as large.
+        clip = LayerScheme(_int4(max(group_size // 2, GROUP_SIZES[0]), EXACT_PRODUCT), tensor, "MatMulInteger")
+        # Groups twice as large: half of a small Whisper's weights are this table, which is read whole for every token.
+        embedding = LayerScheme(_int4(min(2 * group_size, GROUP_SIZES[-1])), rows, "MatMulNBits")
+        return Target("int4", clip_linear=clip, token_linear=token, embedding=embedding, storage=_STORAGE)
     raise QuantizationError(f"target is {name!r}: choose one of {', '.join(TARGET_NAMES)}")
+
+
+def _int4(group_size: int, max_product: int | None = None) -> WeightScheme:
+    return WeightScheme(4, 0, 15, symmetric=False, group_size=group_size, max_product=max_product)

@@ -1,8 +1,8 @@
 """Quantizer state on disk, beside a vanilla checkpoint.
 
-* `quantizer.json`: target, group size, skipped globs, and each layer's scheme;
-* `quantizer.safetensors`: for each layer `NAME.scale` and, where the scheme has one, `NAME.zero_point` (what ships);
-  `NAME.initial_scale` and `NAME.scale_offset` (what training resumes from). Tied layers are stored once.
+* `quantizer.json`: what `prepare` was told, and each layer's scheme; a table in two parts is called NAME[:N] and NAME[N:];
+* `quantizer.safetensors`: for each layer `NAME.scale` and, where it has them, `NAME.zero_point`, `NAME.multiplier` and
+  `NAME.equalization` (what ships); `NAME.initial_scale` and `NAME.scale_offset` (what training resumes from). Tied layers are stored once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from qat_plugin.errors import QuantizationError
 from qat_plugin.fake_quant.insertion import fake_quant_layers, prepare
-from qat_plugin.fake_quant.layers import FakeQuantLayer, WeightQuantizer
-from qat_plugin.fake_quant.schemes import get_target
+from qat_plugin.fake_quant.layers import WeightQuantizer
+from qat_plugin.fake_quant.observers import WeightScale
+from qat_plugin.fake_quant.schemes import LayerScheme, get_target
 
 QUANTIZER_CONFIG = "quantizer.json"
 QUANTIZER_WEIGHTS = "quantizer.safetensors"
@@ -33,25 +34,35 @@ class QuantizerConfig:
     group_size: int
     skip_modules: tuple[str, ...] = ()
     learned_scales: bool = True
+    int8_modules: tuple[str, ...] = ()
+    hot_tokens: int = 0
 
     def prepare(self, model: nn.Module, *, activations: bool = True, **options: Any) -> list[str]:
         """`insertion.prepare` with this configuration; `options` go to it."""
         target = get_target(self.target, self.group_size)
         options.setdefault("learned_scales", self.learned_scales)
-        return prepare(model, target, skip_modules=self.skip_modules, activations=activations, **options)
+        return prepare(
+            model,
+            target,
+            skip_modules=self.skip_modules,
+            int8_modules=self.int8_modules,
+            hot_tokens=self.hot_tokens,
+            activations=activations,
+            **options,
+        )
 
 
-def _owners(model: nn.Module) -> dict[str, FakeQuantLayer]:
-    """The first layer of each quantizer, by name: tied layers count once."""
-    owners: dict[str, FakeQuantLayer] = {}
+def _parts(model: nn.Module) -> dict[str, tuple[WeightQuantizer, LayerScheme]]:
+    """Every quantizer with its scheme, by the name of its layer; tied layers count once, by the first one's name."""
+    parts: dict[str, tuple[WeightQuantizer, LayerScheme]] = {}
     seen: set[int] = set()
     for name, layer in fake_quant_layers(model):
         if id(layer.weight_quantizer) not in seen:
             seen.add(id(layer.weight_quantizer))
-            owners[name] = layer
-    if not owners:
+            parts.update({f"{name}{suffix}": (quantizer, scheme) for suffix, _, quantizer, scheme in layer.parts()})
+    if not parts:
         raise QuantizationError("the model is not fake-quantized: call `prepare` first")
-    return owners
+    return parts
 
 
 def save_quantizer_state(model: nn.Module, config: QuantizerConfig, folder: str | Path) -> None:
@@ -60,18 +71,20 @@ def save_quantizer_state(model: nn.Module, config: QuantizerConfig, folder: str 
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}
+    parts = _parts(model)
     with torch.no_grad():
-        for name, layer in _owners(model).items():
-            quantizer = layer.weight_quantizer
+        for name, (quantizer, scheme) in parts.items():
             tensors[f"{name}.scale"] = quantizer.scale.clone()
             tensors[f"{name}.initial_scale"] = quantizer.initial_scale
             if quantizer.scale_offset is not None:
                 tensors[f"{name}.scale_offset"] = quantizer.scale_offset.detach()
-            if quantizer.zero_point is not None:
-                tensors[f"{name}.zero_point"] = quantizer.zero_point
-            layers[name] = asdict(layer.layer_scheme)
+            for kind in ("zero_point", "multiplier", "equalization"):
+                tensor = getattr(quantizer, kind)
+                if tensor is not None:
+                    tensors[f"{name}.{kind}"] = tensor
+            layers[name] = asdict(scheme)
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / QUANTIZER_WEIGHTS)
-    frozen = all(layer.weight_quantizer.frozen for layer in _owners(model).values())
+    frozen = all(quantizer.frozen for quantizer, _ in parts.values())
     content = {"format_version": 1, **asdict(config), "scales_frozen": frozen, "layers": layers}
     (folder / QUANTIZER_CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
 
@@ -80,7 +93,12 @@ def read_quantizer_config(folder: str | Path) -> QuantizerConfig:
     """Read `quantizer.json`. Raises `QuantizationError` when it is missing."""
     content = _read(Path(folder))
     return QuantizerConfig(
-        content["target"], content["group_size"], tuple(content["skip_modules"]), content["learned_scales"]
+        content["target"],
+        content["group_size"],
+        tuple(content["skip_modules"]),
+        content["learned_scales"],
+        tuple(content["int8_modules"]),
+        content["hot_tokens"],
     )
 
 
@@ -104,30 +122,34 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
     folder = Path(folder)
     content = _read(folder)
     saved = set(content["layers"])
-    owners = _owners(model)
-    if saved != set(owners):
-        odd = sorted(saved ^ set(owners))[0]
+    parts = _parts(model)
+    if saved != set(parts):
+        odd = sorted(saved ^ set(parts))[0]
         where = "the file only" if odd in saved else "the model only"
         raise QuantizationError(
-            f"{folder / QUANTIZER_CONFIG}: layer {odd!r} is quantized in {where}; use the target, group_size and "
-            "skip_modules that the checkpoint was trained with"
+            f"{folder / QUANTIZER_CONFIG}: layer {odd!r} is quantized in {where}; use the target, skip_modules and hot_tokens "
+            "that the checkpoint was trained with"
         )
     tensors = load_file(folder / QUANTIZER_WEIGHTS)
-    for name, layer in owners.items():
-        _load(name, layer.weight_quantizer, tensors, training, folder)
+    for name, (quantizer, _) in parts.items():
+        _load(name, quantizer, tensors, training, folder)
         if content["scales_frozen"]:
             # What the optimizer made of the offsets since then does not count.
-            layer.weight_quantizer.scale_learning_multiplier = 0.0
+            quantizer.scale_learning_ratio = 0.0
 
 
 def _load(name: str, quantizer: WeightQuantizer, tensors: dict[str, Tensor], training: bool, folder: Path) -> None:
     scale = tensors[f"{name}.initial_scale" if training else f"{name}.scale"]
-    if scale.shape != quantizer.initial_scale.shape:
+    saved = WeightScale(scale, tensors.get(f"{name}.zero_point"), tensors.get(f"{name}.multiplier"))
+    # Groups show in the shape of the steps; of two levels, the scale itself has one a channel whatever they are.
+    if saved.steps.shape != quantizer.steps.shape:
         raise QuantizationError(
-            f"{folder / QUANTIZER_WEIGHTS}: the scale of {name} has shape {tuple(scale.shape)}, the model needs "
-            f"{tuple(quantizer.initial_scale.shape)}; use the group_size that the checkpoint was trained with"
+            f"{folder / QUANTIZER_WEIGHTS}: the scale of {name} has shape {tuple(saved.steps.shape)}, the model needs "
+            f"{tuple(quantizer.steps.shape)}; use the group_size that the checkpoint was trained with"
         )
-    quantizer.set_scale(scale, tensors.get(f"{name}.zero_point"))
+    quantizer.set_scale(saved)
+    equalization = tensors.get(f"{name}.equalization")
+    quantizer.equalization = None if equalization is None else equalization.to(quantizer.initial_scale.device)
     if training and quantizer.scale_offset is not None:
         with torch.no_grad():
             quantizer.scale_offset.copy_(tensors[f"{name}.scale_offset"])

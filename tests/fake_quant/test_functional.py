@@ -12,7 +12,7 @@ from qat_plugin.fake_quant import functional
 from qat_plugin.fake_quant.schemes import WeightScheme, get_target
 
 INT4 = get_target("int4", 32).token_linear.weight
-INT8 = get_target("int8").token_linear.weight
+INT8 = get_target("int8").clip_linear.weight
 
 
 def run(nodes, constants, feeds, output="y", kind=TensorProto.FLOAT, opset=21):
