@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
 from qat_plugin.errors import ParityError
-from qat_plugin.export.packing import unpack_matmul_nbits
-from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
+from qat_plugin.export.packing import unpack_columns, unpack_groups, unpack_matmul_nbits
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight, split_part
+from qat_plugin.fake_quant.positions import ENCODER_POSITIONS, are_sinusoids, inverse_timescales
 
-QUANTIZED, SCALE, ZERO_POINT = ".weight_quantized", ".weight_scale", ".weight_zero_point"
+QUANTIZED, SCALE, ZERO_POINT, GROUPS = ".weight_quantized", ".weight_scale", ".weight_zero_point", ".weight_groups"
+INPUT_SCALE = ".input_scale"
 _COUNTED = (
     "MatMulInteger",
     "MatMulNBits",
     "GatherBlockQuantized",
     "DynamicQuantizeLinear",
-    "DequantizeLinear",
     "MatMul",
     "Conv",
 )
@@ -55,8 +57,8 @@ class FileContent:
 
     @property
     def quantized_bytes(self) -> int:
-        """Bytes of packed integers with their scales and zero points."""
-        ends = (QUANTIZED, SCALE, ZERO_POINT)
+        """Bytes of packed integers with their scales, zero points and multipliers."""
+        ends = (QUANTIZED, SCALE, ZERO_POINT, GROUPS, INPUT_SCALE)
         return sum(array.nbytes for name, array in self.initializers.items() if name.endswith(ends))
 
 
@@ -88,8 +90,9 @@ def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> 
     for module, weight in checkpoint.quantized.items():
         _check_quantized(module, weight, initializers)
         compared += weight.integers.size
-        if f"{module}.weight" in initializers or f"{module}.weight_transposed" in initializers:
-            raise ParityError(f"{module}: the file holds a float copy of its weight beside the integers")
+        whole = split_part(module)[0]
+        if f"{whole}.weight" in initializers or f"{whole}.weight_transposed" in initializers:
+            raise ParityError(f"{whole}: the file holds a float copy of its weight beside the integers")
         consumers = {
             node.op_type
             for file in files
@@ -98,14 +101,25 @@ def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> 
             if name == f"{module}{QUANTIZED}"
         }
         operator = weight.scheme.operator
-        # A table that is only looked up, or reshaped for the product, is read by other operators.
-        allowed = {operator, "Gather", "GatherBlockQuantized", "Reshape"}
+        # A table that is only looked up, or reshaped for the product, is read by other operators; 4-bit integers that
+        # become 8-bit ones at load are taken apart first.
+        unpacks = {"BitwiseAnd", "BitShift"} if weight.multiplier is not None else {operator}
+        allowed = {*unpacks, "Gather", "GatherBlockQuantized", "Reshape"}
         if not consumers or not consumers <= allowed:
             raise ParityError(f"{module}: its integers are read by {sorted(consumers)}, expected {operator}")
     for name, tensor in checkpoint.tensors.items():
-        _check_float(name, tensor, initializers)
+        if not (name.endswith(f"{ENCODER_POSITIONS}.weight") and _is_computed(name, tensor, initializers)):
+            _check_float(name, tensor, initializers)
     _check_bytes(files, checkpoint)
     return compared
+
+
+def _is_computed(name: str, tensor: Array, initializers: dict[str, Array]) -> bool:
+    """Whether the file computes positions by the formula, with the right angles, instead of storing them."""
+    scales = initializers.get(name.removesuffix("weight") + "inverse_timescales")
+    if scales is None or not are_sinusoids(torch.from_numpy(tensor)):
+        return False
+    return np.array_equal(scales, inverse_timescales(tensor.shape[1]).numpy())
 
 
 def _check_bytes(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> None:
@@ -120,26 +134,41 @@ def _check_bytes(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> N
 
 def _check_quantized(module: str, weight: QuantizedWeight, initializers: dict[str, Array]) -> None:
     try:
-        packed, scale = initializers[f"{module}{QUANTIZED}"], initializers[f"{module}{SCALE}"]
-        points = initializers[f"{module}{ZERO_POINT}"] if weight.zero_point is not None else None
+        integers, zero_point, multiplier = _unpack(module, weight, initializers)
+        scale = initializers[f"{module}{SCALE}"]
     except KeyError as error:
         raise ParityError(f"{module}: the file has no initializer {error}") from None
-    out = weight.integers.shape[0]
-    if weight.scheme.operator == "MatMulNBits":
-        assert points is not None and weight.zero_point is not None
-        groups = weight.scale.shape[1]
-        integers, zero_point = unpack_matmul_nbits(packed.reshape(out, groups, -1), points)
-        if not np.array_equal(zero_point, weight.zero_point):
-            raise ParityError(f"{module}: its zero points are not the trained ones")
-    elif weight.scheme.operator == "MatMulInteger":
-        integers = packed.T
-    else:
-        integers = packed.reshape(out, -1)
     if integers.shape != weight.integers.shape or not np.array_equal(integers, weight.integers):
         count = int((integers != weight.integers).sum()) if integers.shape == weight.integers.shape else integers.size
         raise ParityError(f"{module}: {count} of its {weight.integers.size} integers are not the trained ones")
-    if not np.array_equal(scale.reshape(-1), weight.scale.reshape(-1)):
-        raise ParityError(f"{module}: its scales are not the trained ones")
+    parts: tuple[tuple[str, Array | None, Array | None], ...] = (
+        ("zero points", zero_point, weight.zero_point),
+        ("multipliers", multiplier, weight.multiplier),
+        ("scales", scale.reshape(-1), weight.scale.reshape(-1)),
+        (
+            "input scales",
+            initializers.get(f"{module}{INPUT_SCALE}"),
+            None if weight.equalization is None else 1 / weight.equalization,
+        ),
+    )
+    for what, found, trained in parts:
+        if found is None and trained is None:
+            continue
+        if found is None or trained is None or not np.array_equal(found, trained):
+            raise ParityError(f"{module}: its {what} are not the trained ones")
+
+
+def _unpack(
+    module: str, weight: QuantizedWeight, initializers: dict[str, Array]
+) -> tuple[Array, Array | None, Array | None]:
+    """Integers `(out, in)`, zero points and multipliers `(out, groups)` of one weight, as they are in the file."""
+    packed, out = initializers[f"{module}{QUANTIZED}"], weight.integers.shape[0]
+    if weight.scheme.operator == "MatMulNBits":
+        points = None if weight.zero_point is None else initializers[f"{module}{ZERO_POINT}"]
+        return *unpack_matmul_nbits(packed, points), None
+    if weight.scheme.weight.max_product is not None:
+        return unpack_columns(packed, out), *unpack_groups(initializers[f"{module}{GROUPS}"])
+    return (packed.T if weight.scheme.operator == "MatMulInteger" else packed.reshape(out, -1)), None, None
 
 
 def _check_float(name: str, tensor: Array, initializers: dict[str, Array]) -> None:
@@ -157,15 +186,16 @@ def check_operators(files: list[FileContent], checkpoint: QuantizedCheckpoint, *
     """
     found = Counter(node.op_type for file in files for node in file.nodes)
     kinds = Counter(weight.scheme.operator for weight in checkpoint.quantized.values())
-    tied = "model.decoder.embed_tokens" in checkpoint.quantized and "proj_out" not in checkpoint.quantized
+    table = checkpoint.parts("model.decoder.embed_tokens")
+    is_tied = "proj_out" not in checkpoint.quantized
     for operator in ("MatMulNBits", "MatMulInteger"):
-        # The tied embedding counts once either way: one weight, one product.
+        # The tied embedding counts once either way: one weight, or one for each of its parts, one product.
         expected = kinds[operator] if activations or operator == "MatMulNBits" else 0
         if found[operator] != expected:
             raise ParityError(
                 f"the files hold {found[operator]} {operator}, the checkpoint's schemes ask for {expected}"
             )
     lookups = found["GatherBlockQuantized"]
-    expected_lookups = int(tied and checkpoint.quantized["model.decoder.embed_tokens"].scheme.operator == "MatMulNBits")
+    expected_lookups = sum(weight.scheme.operator == "MatMulNBits" for _, weight in table) if is_tied else 0
     if lookups != expected_lookups:
         raise ParityError(f"the files hold {lookups} GatherBlockQuantized, expected {expected_lookups}")

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from qat_plugin.export.graph import Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
+from qat_plugin.export.silence import BIAS_NAME
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 EMBEDDING = "model.decoder.embed_tokens"
@@ -23,7 +24,10 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def build_decoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> ModelProto:
-    """Optimum's merged decoder: its input and output names, and the empty encoder presents of its cached calls."""
+    """Optimum's merged decoder: its input and output names, and the empty encoder presents of its cached calls.
+
+    `encoder_attention_bias` is an input with a default; see `silence`.
+    """
     config, layers = checkpoint.config, Layers(checkpoint, activations=activations)
     graph = Graph(Weights())
     count, heads = config["decoder_layers"], config["decoder_attention_heads"]
@@ -78,10 +82,11 @@ def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int) -
     module = f"model.decoder.layers.{i}.encoder_attn"
     h = layers.layer_norm(graph, f"{module}_layer_norm", x)
     q = layers.query(graph, module, h, heads)
+    bias = graph.weights.add(BIAS_NAME, np.zeros(1, np.float32))
     width = int(layers.checkpoint.config["d_model"]) // heads
     names = [f"past_key_values.{i}.encoder.{part}" for part in ("key", "value")]
     cached = Graph(graph.weights)
-    outputs = [cached.op("Identity", [layers.attend(cached, module, q, *names)])]
+    outputs = [cached.op("Identity", [layers.attend(cached, module, q, names[0], names[1], bias)])]
     cached.at(module)
     empty = helper.make_tensor("empty", FLOAT, [0, heads, 0, width], [])
     outputs += [cached.op("Constant", [], value=empty) for _ in names]
@@ -90,10 +95,10 @@ def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int) -
         layers.split_heads(first, layers.linear(first, f"{module}.{part}_proj", "encoder_hidden_states"), heads)
         for part in "kv"
     )
-    computed = [layers.attend(first, module, q, key, value), key, value]
+    computed = [layers.attend(first, module, q, key, value, bias), key, value]
     branches: dict[str, Any] = {
-        "then_branch": _branch(cached, outputs, "cached"),
-        "else_branch": _branch(first, computed, "first"),
+        "then_branch": cached.branch("cached", outputs),
+        "else_branch": first.branch("first", computed),
     }
     presents = [f"present.{i}.encoder.{part}" for part in ("key", "value")]
     graph.at(module)
@@ -101,30 +106,16 @@ def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int) -
     return layers.linear(graph, f"{module}.out_proj", mixed)
 
 
-def _branch(graph: Graph, outputs: list[str], name: str) -> GraphProto:
-    infos = [helper.make_tensor_value_info(output, FLOAT, None) for output in outputs]
-    # Names must be unique across both branches and the graph around them.
-    proto = helper.make_graph(graph.nodes, name, [], infos)
-    inner = {output for node in proto.node for output in node.output}
-    for node in proto.node:
-        node.name = f"{name}:{node.name}"
-        node.input[:] = [f"{name}:{x}" if x in inner else x for x in node.input]
-        node.output[:] = [f"{name}:{x}" for x in node.output]
-    for info in proto.output:
-        info.name = f"{name}:{info.name}"
-    return proto
-
-
 def _interface(config: dict[str, int]) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
     heads = config["decoder_attention_heads"]
-    width, source = config["d_model"] // heads, config["max_source_positions"]
+    width = config["d_model"] // heads
 
     def info(name: str, kind: int, shape: list[str | int]) -> ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
     inputs = [
         info("input_ids", INT64, ["batch_size", "decoder_sequence_length"]),
-        info("encoder_hidden_states", FLOAT, ["batch_size", source, config["d_model"]]),
+        info("encoder_hidden_states", FLOAT, ["batch_size", "encoder_sequence_length", config["d_model"]]),
     ]
     outputs = [info("logits", FLOAT, ["batch_size", "decoder_sequence_length", config["vocab_size"]])]
     for i in range(config["decoder_layers"]):
@@ -134,4 +125,4 @@ def _interface(config: dict[str, int]) -> tuple[list[ValueInfoProto], list[Value
                 batch = "batch_size" if side == "decoder" else "encoder_cache_batch_size"
                 inputs.append(info(f"past_key_values.{i}.{side}.{part}", FLOAT, ["batch_size", heads, past, width]))
                 outputs.append(info(f"present.{i}.{side}.{part}", FLOAT, [batch, heads, present, width]))
-    return [*inputs, info("use_cache_branch", TensorProto.BOOL, [1])], outputs
+    return [*inputs, info("use_cache_branch", TensorProto.BOOL, [1]), info(BIAS_NAME, FLOAT, ["bias_length"])], outputs

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
+from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.export.graph import MICROSOFT, Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
+from qat_plugin.export.silence import BIAS_NAME, FLOAT, INT64, STRIDE_INPUT, FoldedInput, fold_silence
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 
 def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> ModelProto:
-    """`input_features (batch, mels, 2 * positions)` → `last_hidden_state (batch, positions, dim)`."""
+    """`input_features (batch, mels, frames)` → `last_hidden_state (batch, kept, dim)`, `encoder_attention_bias (kept,)`.
+
+    Silence behind the clip is folded where the checkpoint's config has an "encoder_context", or where a `silence_stride` is
+    given; otherwise `kept` is `frames / 2` and the bias is 0. See `silence`.
+    """
     config, layers = checkpoint.config, Layers(checkpoint, activations=activations)
     graph = Graph(Weights())
     dim, mels, heads = config["d_model"], config["num_mel_bins"], config["encoder_attention_heads"]
-    x = "input_features"
+    trained = config.get("encoder_context")
+    context = EncoderContext(**(trained or {}))
+    folded = fold_silence(graph, "input_features", context, default_stride=context.stride if trained else 1)
+    x = folded.features
     for name, channels, stride in (("conv1", mels, 1), ("conv2", dim, 2)):
         module = f"model.encoder.{name}"
         weight = layers.stored(graph, module, (dim, channels, 3))
@@ -23,25 +32,42 @@ def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
         x = graph.op("Conv", [x, weight, bias], kernel_shape=[3], pads=[1, 1], strides=[stride])
         x = layers.gelu(graph, x)
     x = graph.op("Transpose", [x], perm=[0, 2, 1])
-    positions = layers.stored(graph, "model.encoder.embed_positions", (config["max_source_positions"], dim))
-    x = graph.op("Add", [x, positions])
+    x = graph.op("Add", [x, layers.encoder_positions(graph, "model.encoder.embed_positions", folded.positions)])
     for i in range(config["encoder_layers"]):
         module = f"model.encoder.layers.{i}"
         attention = f"{module}.self_attn"
         h = layers.layer_norm(graph, f"{module}.self_attn_layer_norm", x)
         inputs = [layers.linear(graph, f"{attention}.{name}_proj", h) for name in "qkv"]
         graph.at(attention)
-        # One operator without the length x length matrix in memory; it scales by head_dim ** -0.5 itself.
-        h = graph.op("MultiHeadAttention", inputs, domain=MICROSOFT, num_heads=heads)
-        h = layers.linear(graph, f"{attention}.out_proj", h)
+        h = layers.linear(graph, f"{attention}.out_proj", _attend(graph, inputs, folded, heads))
         x = layers.feed_forward(graph, module, graph.op("Add", [x, h]))
     graph.at("model.encoder.layer_norm")
     norm = [layers.tensor(graph, f"model.encoder.layer_norm.{part}") for part in ("weight", "bias")]
     graph.op("LayerNormalization", [x, *norm], outputs=["last_hidden_state"], axis=-1, epsilon=1e-5)
-    source = config["max_source_positions"]
+    features, states = ["batch_size", mels, "feature_length"], ["batch_size", "encoder_sequence_length", dim]
+    info = helper.make_tensor_value_info
     return make_model(
         "encoder",
         graph,
-        [helper.make_tensor_value_info("input_features", TensorProto.FLOAT, ["batch_size", mels, 2 * source])],
-        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["batch_size", source, dim])],
+        [info("input_features", FLOAT, features), info(STRIDE_INPUT, INT64, [1])],
+        [info("last_hidden_state", FLOAT, states), info(BIAS_NAME, FLOAT, ["encoder_sequence_length"])],
+    )
+
+
+def _attend(graph: Graph, inputs: list[str], folded: FoldedInput, heads: int) -> str:
+    """Self-attention in one operator, which keeps no length x length matrix and scales by head_dim ** -0.5 itself.
+
+    Whole windows go without a bias, which would make the operator a quarter slower.
+    """
+    biased, plain = Graph(graph.weights), Graph(graph.weights)
+    length = biased.op("Shape", [folded.bias])
+    shape = biased.op("Concat", [graph.ints(1, 1), length, length], axis=0)
+    square = biased.op("Expand", [folded.bias, shape])
+    mixed = biased.op("MultiHeadAttention", [*inputs, "", "", square], domain=MICROSOFT, num_heads=heads)
+    whole = plain.op("MultiHeadAttention", inputs, domain=MICROSOFT, num_heads=heads)
+    return graph.op(  # type: ignore[no-any-return]
+        "If",
+        [folded.is_folded],
+        then_branch=biased.branch("folded", [mixed]),
+        else_branch=plain.branch("whole", [whole]),
     )

@@ -22,13 +22,12 @@ def export_verified(
     checkpoint_folder: str | Path,
     output_dir: str | Path,
     *,
-    parity_audio: Sequence[NDArray[np.float32]],
-    language: str,
+    clips: Sequence[tuple[NDArray[np.float32], str]],
     task: str,
 ) -> ParityReport:
     """Export `checkpoint_folder` and verify the files; `output_dir` comes to be only when they pass.
 
-    `parity_audio`: 16 kHz clips on which greedy tokens are compared. Beside the model, `output_dir` holds
+    `clips`: 16 kHz audio and its language, on which greedy tokens are compared. Beside the model, `output_dir` holds
 
     * `quantization.json`: {"target": str | null, "skip_modules": [glob], "operators": {file: {operator: count}},
       "files": {name: sha256}};
@@ -46,7 +45,7 @@ def export_verified(
     checkpoint = read_checkpoint(checkpoint_folder)
     try:
         export_onnx(checkpoint, partial)
-        report = check_parity(checkpoint, partial, audio=parity_audio, language=language, task=task)
+        report = check_parity(checkpoint, partial, clips=clips, task=task)
         description: dict[str, Any] = {
             "target": checkpoint.target,
             "skip_modules": list(checkpoint.skip_modules),

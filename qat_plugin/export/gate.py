@@ -16,8 +16,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 
+from qat_plugin.encoder_context import encoder_context_of, in_context
 from qat_plugin.errors import ParityError
 from qat_plugin.export.census import check_operators, check_weights, read_file
 from qat_plugin.export.writer import GRAPHS, export_onnx
@@ -77,21 +78,22 @@ class ParityReport:
 
 
 def check_parity(
-    checkpoint: QuantizedCheckpoint, onnx_dir: Path, *, audio: Sequence[Audio], language: str, task: str
+    checkpoint: QuantizedCheckpoint, onnx_dir: Path, *, clips: Sequence[tuple[Audio, str]], task: str
 ) -> ParityReport:
     """Verify `onnx_dir` against `checkpoint`.
 
     1. `onnx.checker` on both graphs;
     2. every integer, scale, zero point and float tensor in the files equals the checkpoint's;
     3. as many quantized operators as the checkpoint's schemes ask for;
-    4. logits of the weight-only arithmetic on `audio`, with the model's own tokens, against torch in float64;
-    5. greedy tokens on `audio`, in the arithmetic that ships, against the fake-quantized torch model. In 99 % (int4,
+    4. logits of the weight-only arithmetic on the first clips, with the model's own tokens, against torch in float64;
+    5. greedy tokens on all clips, in the arithmetic that ships, against the fake-quantized torch model. In 99 % (int4,
        float) or 97 % (int8) of the clips all must be equal, or part where the trained model was undecided; one clip may
        do otherwise where that would allow none.
 
-    `audio`: 16 kHz clips of at most the model's window. Raises `ParityError` naming the layer or the figure.
+    `clips`: 16 kHz audio of at most the model's window, and its language. Where the checkpoint folds silence, so does the
+    reference. Raises `ParityError` naming the layer or the figure.
     """
-    if not audio:
+    if not clips:
         raise ParityError(f"{onnx_dir}: there is no clip to compare on: set `parity_samples` to 1 or more")
     for name in GRAPHS:
         _check_with_onnx(onnx_dir / name)
@@ -102,8 +104,10 @@ def check_parity(
     total, quantized = sum(file.weight_bytes for file in files), sum(file.quantized_bytes for file in files)
     del files  # as large as the model
     processor = load_processor(onnx_dir)
-    difference = _compare_logits(checkpoint, processor, audio[:_LOGIT_CLIPS], language, task)
-    identical, undecided = _compare_tokens(checkpoint, onnx_dir, processor, audio, language, task)
+    settings = GenerationConfig.from_pretrained(onnx_dir)
+    prepared = [_prepare(processor, settings, audio, language, task) for audio, language in clips]
+    difference = _compare_logits(checkpoint, prepared[:_LOGIT_CLIPS])
+    identical, undecided = _compare_tokens(checkpoint, onnx_dir, prepared)
     return ParityReport(
         passed=True,
         target=checkpoint.target,
@@ -114,7 +118,7 @@ def check_parity(
         quantized_bytes=quantized,
         quantized_share=round(quantized / total, 4),
         max_weight_only_logit_difference=difference,
-        greedy_clips=len(audio),
+        greedy_clips=len(clips),
         greedy_identical=identical,
         greedy_undecided=undecided,
     )
@@ -131,74 +135,69 @@ def _trained_model(checkpoint: QuantizedCheckpoint) -> WhisperForConditionalGene
     return load_whisper(checkpoint.folder).eval() if checkpoint.target is None else load_fake_quant(checkpoint.folder)
 
 
-def _features(processor: WhisperProcessor, clip: Audio) -> torch.Tensor:
-    extractor = processor.feature_extractor
-    features = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
-    assert isinstance(features, torch.Tensor)
-    return features
+@dataclass(frozen=True)
+class _Clip:
+    """Whole-window features `(1, mels, frames)`, start tokens `(1, n)`, and the arguments of `generate`."""
+
+    features: torch.Tensor
+    prompt: torch.Tensor
+    asked: dict[str, Any]
 
 
-def _compare_logits(
-    checkpoint: QuantizedCheckpoint, processor: WhisperProcessor, audio: Sequence[Audio], language: str, task: str
-) -> float:
+def _prepare(processor: WhisperProcessor, settings: GenerationConfig, audio: Audio, language: str, task: str) -> _Clip:
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    features = extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
+    asked = language_and_task(settings, language, task)
+    tokenizer.set_prefix_tokens(**asked)
+    return _Clip(features, torch.tensor([tokenizer.prefix_tokens]), {**asked, "num_beams": 1, "do_sample": False})
+
+
+def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> float:
     # The vanilla model, whose weights are the folded ones, in float64: so only ONNX Runtime's own rounding is measured.
     reference, largest = load_whisper(checkpoint.folder).double().eval(), 0.0
     bound = get_target(checkpoint.target or "int8").max_weight_only_logit_difference
+    context = encoder_context_of(reference.config)
     with tempfile.TemporaryDirectory(dir=checkpoint.folder.parent) as scratch:
         export_onnx(checkpoint, Path(scratch), activations=False)
         check_operators([read_file(Path(scratch) / name) for name in GRAPHS], checkpoint, activations=False)
         model = QuantizedWhisper.from_pretrained(scratch)
-        asked = language_and_task(model.generation_config, language, task)
-        processor.tokenizer.set_prefix_tokens(**asked)
-        prompt = torch.tensor([processor.tokenizer.prefix_tokens])
-        for number, clip in enumerate(audio):
-            features = _features(processor, clip)
-            tokens = torch.cat([prompt, model.generate(features, num_beams=1, do_sample=False, **asked)], dim=1)
+        for number, clip in enumerate(clips):
+            tokens = torch.cat([clip.prompt, model.generate(clip.features, **clip.asked)], dim=1)
             tokens = tokens[:, : model.config.max_target_positions]
-            with torch.no_grad():
-                expected = reference(input_features=features.double(), decoder_input_ids=tokens).logits
-                found = model(input_features=features, decoder_input_ids=tokens).logits
-                states = (model.get_encoder()(features)[0] - reference.model.encoder(features.double())[0]).abs().max()
-            difference = float((found - expected).abs().max())
+            with torch.no_grad(), in_context(reference, context, clip.features) as features:
+                expected = reference(input_features=features.double(), decoder_input_ids=tokens)
+                found = model(input_features=clip.features, decoder_input_ids=tokens)
+                states = model.get_encoder()(clip.features)[0] - expected.encoder_last_hidden_state
+            difference = float((found.logits - expected.logits).abs().max())
             largest = max(largest, difference)
             if not difference <= bound:
                 raise ParityError(
                     f"weight-only logits on clip {number} differ from torch's by {difference:.2e}, more than {bound:.0e}; "
-                    f"the encoder's states differ by {float(states):.2e}"
+                    f"the encoder's states differ by {float(states.abs().max()):.2e}"
                 )
     return largest
 
 
-def _compare_tokens(
-    checkpoint: QuantizedCheckpoint,
-    onnx_dir: Path,
-    processor: WhisperProcessor,
-    audio: Sequence[Audio],
-    language: str,
-    task: str,
-) -> tuple[int, int]:
+def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequence[_Clip]) -> tuple[int, int]:
     """How many clips have identical tokens, and how many part where the trained model was undecided."""
     reference, model = _trained_model(checkpoint), QuantizedWhisper.from_pretrained(onnx_dir)
-    asked = language_and_task(model.generation_config, language, task)
-    processor.tokenizer.set_prefix_tokens(**asked)
-    prompt = torch.tensor([processor.tokenizer.prefix_tokens])
+    context = encoder_context_of(reference.config)
     identical, undecided, different = 0, 0, []
-    for number, clip in enumerate(tqdm(audio, desc="comparing tokens", unit="clip")):
-        features = _features(processor, clip)
-        found = model.generate(features, num_beams=1, do_sample=False, **asked)
-        with torch.no_grad():
-            expected = reference.generate(features, num_beams=1, do_sample=False, **asked)
-        if found.tolist() == expected.tolist():
-            identical += 1
-        elif _margin(reference, features, prompt, expected, found) < _UNDECIDED_MARGIN:
-            undecided += 1
-        else:
-            different.append(number)
+    for number, clip in enumerate(tqdm(clips, desc="comparing tokens", unit="clip")):
+        found = model.generate(clip.features, **clip.asked)
+        with torch.no_grad(), in_context(reference, context, clip.features) as features:
+            expected = reference.generate(features, **clip.asked)
+            if found.tolist() == expected.tolist():
+                identical += 1
+            elif _margin(reference, features, clip.prompt, expected, found) < _UNDECIDED_MARGIN:
+                undecided += 1
+            else:
+                different.append(number)
     share = _MIN_EQUIVALENT[checkpoint.target]
-    allowed = min(max(1, int((1 - share) * len(audio) + 1e-9)), len(audio) - 1)
+    allowed = min(max(1, int((1 - share) * len(clips) + 1e-9)), len(clips) - 1)
     if len(different) > allowed:
         raise ParityError(
-            f"greedy tokens differ from the trained model's on {len(different)} of {len(audio)} clips ({different}), where "
+            f"greedy tokens differ from the trained model's on {len(different)} of {len(clips)} clips ({different}), where "
             f"it was not undecided; {checkpoint.target or 'float'} allows {allowed}"
         )
     return identical, undecided
@@ -217,7 +216,6 @@ def _margin(
     expected, found = torch.cat([expected, end], dim=1), torch.cat([found, end], dim=1)
     length = min(expected.shape[1], found.shape[1])
     at = int((expected[0, :length] != found[0, :length]).nonzero()[0])
-    with torch.no_grad():
-        tokens = torch.cat([prompt, expected[:, :at]], dim=1)
-        logits = reference(input_features=features, decoder_input_ids=tokens).logits[0, -1]
+    tokens = torch.cat([prompt, expected[:, :at]], dim=1)
+    logits = reference(input_features=features, decoder_input_ids=tokens).logits[0, -1]
     return float(logits[expected[0, at]] - logits[found[0, at]])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 OPSET = 21
 IR_VERSION = 10
@@ -81,3 +81,16 @@ class Graph:
         if x not in self._quantized:
             self._quantized[x] = self.op("DynamicQuantizeLinear", [x], count=3)
         return self._quantized[x]
+
+    def branch(self, name: str, outputs: Sequence[str]) -> GraphProto:
+        """This graph as a branch of an `If`, with float outputs. Names become unique across branches and what is around."""
+        infos = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None) for output in outputs]
+        proto = helper.make_graph(self.nodes, name, [], infos)
+        inner = {output for node in proto.node for output in node.output}
+        for node in proto.node:
+            node.name = f"{name}:{node.name}"
+            node.input[:] = [f"{name}:{x}" if x in inner else x for x in node.input]
+            node.output[:] = [f"{name}:{x}" for x in node.output]
+        for info in proto.output:
+            info.name = f"{name}:{info.name}"
+        return proto

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from qat_plugin.errors import ExportError
 from qat_plugin.export.graph import MICROSOFT, Graph
-from qat_plugin.export.packing import pack_matmul_nbits
+from qat_plugin.export.packing import pack_columns, pack_groups, pack_matmul_nbits
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
+from qat_plugin.fake_quant.positions import are_sinusoids, inverse_timescales
 
-TENSOR_FLOAT = 1
+TENSOR_FLOAT, TENSOR_INT8, TENSOR_INT32 = 1, 3, 6
 
 
 class Layers:
     """Writes layers of `checkpoint` into graphs.
 
-    `activations=False` writes the weight-only arithmetic: MatMulNBits at accuracy level 0, and DequantizeLinear with a
-    float product instead of MatMulInteger.
+    `activations=False` writes the weight-only arithmetic: MatMulNBits at accuracy level 0, and a float product instead
+    of MatMulInteger.
     """
 
     def __init__(self, checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> None:
@@ -50,6 +52,8 @@ class Layers:
         if weight is not None and weight.scheme.operator == "MatMulNBits":
             return self._matmul_nbits(graph, module, x, weight, bias)
         if weight is not None:
+            if weight.equalization is not None:
+                x = graph.op("Mul", [x, graph.weights.add(f"{module}.input_scale", 1 / weight.equalization)])
             y = self._matmul_integer(graph, x, weight, self._int8_columns(graph, module, weight))
         else:
             array = self._array(f"{module}.weight")
@@ -57,32 +61,62 @@ class Layers:
         return y if bias is None else graph.op("Add", [y, self.tensor(graph, bias)])
 
     def _matmul_nbits(self, graph: Graph, module: str, x: str, weight: QuantizedWeight, bias: str | None) -> str:
-        assert weight.zero_point is not None and weight.scheme.weight.group_size is not None
-        size = weight.scheme.weight.group_size
-        packed, points = pack_matmul_nbits(weight.integers, weight.zero_point, size)
-        inputs = [
-            x,
-            graph.weights.add(f"{module}.weight_quantized", packed),
-            graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1)),
-            graph.weights.add(f"{module}.weight_zero_point", points.reshape(-1)),
-        ]
-        return self._nbits_node(graph, inputs, weight, size, bias)
+        blocks, scale, points = self._blocks(graph, module, weight)
+        return self._nbits_node(graph, x, (blocks, scale, points), weight, bias)
 
-    def _nbits_node(self, graph: Graph, inputs: list[str], weight: QuantizedWeight, size: int, bias: str | None) -> str:
-        if bias is not None:
-            inputs = [*inputs, "", self.tensor(graph, bias)]
-        out, width = weight.integers.shape
+    def _blocks(self, graph: Graph, module: str, weight: QuantizedWeight) -> tuple[str, str, str]:
+        """Packed integers `(out, groups, bytes)`, scales `(out, groups)` and zero points ("" where there are none)."""
+        size = weight.scheme.weight.group_size
+        assert size is not None
+        packed, points = pack_matmul_nbits(weight.integers, weight.zero_point, size)
+        return (
+            graph.weights.add(f"{module}.weight_quantized", packed),
+            graph.weights.add(f"{module}.weight_scale", weight.scale),
+            "" if points is None else graph.weights.add(f"{module}.weight_zero_point", points),
+        )
+
+    def _nbits_node(
+        self, graph: Graph, x: str, blocks: tuple[str, str, str], weight: QuantizedWeight, bias: str | None
+    ) -> str:
+        scheme, (out, width) = weight.scheme.weight, weight.integers.shape
+        inputs = [x, *blocks, *([] if bias is None else ["", self.tensor(graph, bias)])]
         level = 4 if self.activations and weight.scheme.activation is not None else 0
         return graph.op(  # type: ignore[no-any-return]
-            "MatMulNBits", inputs, domain=MICROSOFT, K=width, N=out, bits=4, block_size=size, accuracy_level=level
-        )
+            "MatMulNBits", inputs[: len(inputs) if inputs[-1] else -1], domain=MICROSOFT, K=width, N=out,
+            bits=scheme.num_bits, block_size=scheme.group_size, accuracy_level=level,
+        )  # fmt: skip
 
     def _int8_columns(self, graph: Graph, module: str, weight: QuantizedWeight) -> tuple[str, str]:
         """Integers as `(in, out)` and one scale a column."""
-        return (
-            graph.weights.add(f"{module}.weight_quantized", weight.integers.T),
-            graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1)),
+        scale = graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1))
+        if weight.multiplier is not None:
+            return self._unpacked_columns(graph, module, weight), scale
+        return graph.weights.add(f"{module}.weight_quantized", weight.integers.T), scale
+
+    def _unpacked_columns(self, graph: Graph, module: str, weight: QuantizedWeight) -> str:
+        """8-bit `(integers - zero_point) * multiplier`, `(in, out)`, of a weight that is stored in 4 bits.
+
+        All inputs are constants: ONNX Runtime computes this once, when it loads the file.
+        """
+        assert weight.zero_point is not None and weight.multiplier is not None
+        (out, width), groups = weight.integers.shape, weight.zero_point.shape[1]
+        packed = graph.weights.add(f"{module}.weight_quantized", pack_columns(weight.integers))
+        described = graph.weights.add(f"{module}.weight_groups", pack_groups(weight.zero_point, weight.multiplier))
+        columns = graph.op("Concat", [*self._nibbles(graph, packed)], axis=1)
+        if out % 2:
+            columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(out), graph.ints(1)])
+        columns = graph.op("Reshape", [columns, graph.ints(groups, width // groups, out)])
+        point, multiplier = (
+            graph.op("Reshape", [graph.op("Cast", [half], to=TENSOR_INT32), graph.ints(groups, 1, out)])
+            for half in self._nibbles(graph, described)
         )
+        products = graph.op("Mul", [graph.op("Sub", [graph.op("Cast", [columns], to=TENSOR_INT32), point]), multiplier])
+        return graph.op("Cast", [graph.op("Reshape", [products, graph.ints(width, out)])], to=TENSOR_INT8)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _nibbles(graph: Graph, packed: str) -> tuple[str, str]:
+        low = graph.op("BitwiseAnd", [packed, graph.constant(np.uint8(15))])
+        return low, graph.op("BitShift", [packed, graph.constant(np.uint8(4))], direction="RIGHT")
 
     def _matmul_integer(self, graph: Graph, x: str, weight: QuantizedWeight, columns: tuple[str, str]) -> str:
         integers, scale = columns
@@ -102,7 +136,9 @@ class Layers:
             return self.tensor(graph, f"{module}.weight")
         integers = graph.weights.add(f"{module}.weight_quantized", weight.integers.reshape(shape))
         scale = graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1))
-        return graph.op("DequantizeLinear", [integers, scale], axis=0)  # type: ignore[no-any-return]
+        # Not DequantizeLinear, which ONNX Runtime would run anew for every clip: this becomes a constant at load.
+        column = graph.op("Reshape", [scale, graph.ints(-1, *[1] * (len(shape) - 1))])
+        return graph.op("Mul", [graph.op("Cast", [integers], to=TENSOR_FLOAT), column])  # type: ignore[no-any-return]
 
     def stored_rows(self, graph: Graph, module: str, rows: str) -> str:
         """Rows of a table that is stored small, `(len(rows), dim)` in float."""
@@ -118,54 +154,52 @@ class Layers:
     def embedding(self, graph: Graph, module: str, ids: str) -> str:
         """Rows of the token embedding, `(batch, length, dim)`."""
         graph.at(module)
-        weight = self.checkpoint.quantized.get(module)
-        if weight is None:
+        parts = self.checkpoint.parts(module)
+        if not parts:
             return graph.op("Gather", [self.tensor(graph, f"{module}.weight"), ids])  # type: ignore[no-any-return]
-        if weight.scheme.operator == "MatMulNBits":
-            packed, scale, points, size = self._embedding_blocks(graph, module, weight)
-            return graph.op(  # type: ignore[no-any-return]
-                "GatherBlockQuantized", [packed, ids, scale, points], domain=MICROSOFT, bits=4, block_size=size,
-                gather_axis=0, quantize_axis=1,
-            )  # fmt: skip
-        integers, scale = self._int8_columns(graph, module, weight)
-        # Stored as (dim, vocabulary), the layout of the product: columns are gathered, then moved last.
-        columns = graph.op("Cast", [graph.op("Gather", [integers, ids], axis=1)], to=TENSOR_FLOAT)
-        rows = graph.op("Transpose", [columns], perm=[1, 2, 0])
-        return graph.op("Mul", [rows, graph.op("Unsqueeze", [graph.op("Gather", [scale, ids]), graph.ints(-1)])])  # type: ignore[no-any-return]
+        if len(parts) == 1:
+            return self._lookup(graph, *parts[0], ids)
+        (hot, first), (rest, others) = parts
+        count = graph.constant(np.int64(len(first.integers)))
+        low = graph.op("Min", [ids, graph.constant(np.int64(len(first.integers) - 1))])
+        high = graph.op("Max", [graph.op("Sub", [ids, count]), graph.constant(np.int64(0))])
+        is_hot = graph.op("Unsqueeze", [graph.op("Less", [ids, count]), graph.ints(-1)])
+        rows = [self._lookup(graph, hot, first, low), self._lookup(graph, rest, others, high)]
+        return graph.op("Where", [is_hot, *rows])  # type: ignore[no-any-return]
 
-    def _embedding_blocks(self, graph: Graph, module: str, weight: QuantizedWeight) -> tuple[str, str, str, int]:
-        """One copy for lookup and product: packed `(rows, dim / 2)`, scales and zero points `(rows, groups)`."""
-        assert weight.zero_point is not None and weight.scheme.weight.group_size is not None
-        size = weight.scheme.weight.group_size
-        packed, points = pack_matmul_nbits(weight.integers, weight.zero_point, size)
-        return (
-            graph.weights.add(f"{module}.weight_quantized", packed.reshape(packed.shape[0], -1)),
-            graph.weights.add(f"{module}.weight_scale", weight.scale),
-            graph.weights.add(f"{module}.weight_zero_point", points),
-            size,
-        )
+    def _lookup(self, graph: Graph, name: str, weight: QuantizedWeight, ids: str) -> str:
+        assert weight.scheme.operator == "MatMulNBits"
+        blocks, scale, points = self._blocks(graph, name, weight)
+        table = graph.op("Reshape", [blocks, graph.ints(len(weight.integers), -1)])
+        return graph.op(  # type: ignore[no-any-return]
+            "GatherBlockQuantized", [table, ids, scale, *([points] if points else [])], domain=MICROSOFT,
+            bits=weight.scheme.weight.num_bits, block_size=weight.scheme.weight.group_size, gather_axis=0,
+            quantize_axis=1,
+        )  # fmt: skip
 
     def output(self, graph: Graph, embedding: str, x: str) -> str:
         """Logits: the product with the tied embedding, or with `proj_out` where it is not tied."""
         graph.at("proj_out")
         if "proj_out.weight" in self.checkpoint.tensors or "proj_out" in self.checkpoint.quantized:
             return self.linear(graph, "proj_out", x)
-        weight = self.checkpoint.quantized.get(embedding)
-        if weight is None:
+        parts = self.checkpoint.parts(embedding)
+        if not parts:
             # A Transpose in front of MatMul would be folded at load into a second copy of the largest tensor.
             table = self.tensor(graph, f"{embedding}.weight")
             return graph.op("FusedMatMul", [x, table], domain=MICROSOFT, transB=1)  # type: ignore[no-any-return]
-        if weight.scheme.operator == "MatMulNBits":
-            packed, scale, points, size = self._embedding_blocks(graph, embedding, weight)
-            out, width = weight.integers.shape
-            blocks = graph.op("Reshape", [packed, graph.ints(out, width // size, size // 2)])
-            inputs = [
-                blocks,
-                graph.op("Reshape", [scale, graph.ints(-1)]),
-                graph.op("Reshape", [points, graph.ints(-1)]),
-            ]
-            return self._nbits_node(graph, [x, *inputs], weight, size, None)
-        return self._matmul_integer(graph, x, weight, self._int8_columns(graph, embedding, weight))
+        logits = [self._matmul_nbits(graph, name, x, weight, None) for name, weight in parts]
+        return logits[0] if len(logits) == 1 else graph.op("Concat", logits, axis=-1)
+
+    def encoder_positions(self, graph: Graph, module: str, positions: str) -> str:
+        """Rows of the encoder's positions, `(len(positions), dim)`: computed where they are the formula's."""
+        table = self.checkpoint.tensors.get(f"{module}.weight")
+        if table is None or not are_sinusoids(torch.from_numpy(table)):
+            return self.stored_rows(graph, module, positions)
+        graph.at(module)
+        scales = graph.constant(inverse_timescales(table.shape[1]).numpy(), f"{module}.inverse_timescales")
+        places = graph.op("Unsqueeze", [graph.op("Cast", [positions], to=TENSOR_FLOAT), graph.ints(1)])
+        angles = graph.op("Mul", [places, scales])
+        return graph.op("Concat", [graph.op("Sin", [angles]), graph.op("Cos", [angles])], axis=-1)  # type: ignore[no-any-return]
 
     def gelu(self, graph: Graph, x: str) -> str:
         """The exact (erf) GELU."""
@@ -183,7 +217,10 @@ class Layers:
         return self.split_heads(graph, graph.op("Mul", [q, graph.constant(np.float32(scaling))]), heads)
 
     def attend(self, graph: Graph, module: str, q: str, k: str, v: str, mask: str | None = None) -> str:
-        """Softmax attention in float; all `(batch, heads, length, width)`, result `(batch, length, dim)`."""
+        """Softmax attention in float; all `(batch, heads, length, width)`, result `(batch, length, dim)`.
+
+        `mask` is added to the scores, `(batch, heads, queries, keys)`, over which it broadcasts.
+        """
         graph.at(module)
         scores = graph.op("MatMul", [q, graph.op("Transpose", [k], perm=[0, 1, 3, 2])])
         if mask is not None:

@@ -25,13 +25,49 @@ def unpack_nibbles(packed: Bytes, count: int) -> Bytes:
     return both.reshape(*packed.shape[:-1], -1)[..., :count]
 
 
-def pack_matmul_nbits(integers: Bytes, zero_point: Bytes, group_size: int) -> tuple[Bytes, Bytes]:
-    """`integers` `(out, in)` → `(out, in / group, group / 2)`; `zero_point` `(out, groups)` → `(out, ceil(groups / 2))`."""
-    out, width = integers.shape
-    return pack_nibbles(integers.reshape(out, width // group_size, group_size)), pack_nibbles(zero_point)
+def pack_matmul_nbits(integers: NDArray[Any], zero_point: Bytes | None, group_size: int) -> tuple[Bytes, Bytes | None]:
+    """Blocks and zero points of MatMulNBits.
+
+    `integers` `(out, in)`: uint8 of 4 bits → `(out, in / group, group / 2)`; int8 → `(out, in / group, group)`, moved up by
+    128, which the operator takes for their zero point when none is given. `zero_point` `(out, groups)` of 4 bits →
+    `(out, ceil(groups / 2))`, or None.
+    """
+    blocks = integers.reshape(len(integers), -1, group_size)
+    if zero_point is None:
+        return (blocks.astype(np.int16) + 128).astype(np.uint8), None
+    return pack_nibbles(blocks), pack_nibbles(zero_point)
 
 
-def unpack_matmul_nbits(packed: Bytes, zero_point: Bytes) -> tuple[Bytes, Bytes]:
+def unpack_matmul_nbits(packed: Bytes, zero_point: Bytes | None) -> tuple[NDArray[Any], Bytes | None]:
     """Inverse of `pack_matmul_nbits`: `(out, in)` integers and `(out, groups)` zero points."""
-    out, groups, half = packed.shape
-    return unpack_nibbles(packed, 2 * half).reshape(out, -1), unpack_nibbles(zero_point.reshape(out, -1), groups)
+    out, groups, size = packed.shape
+    if zero_point is None:
+        return (packed.astype(np.int16) - 128).astype(np.int8).reshape(out, -1), None
+    return unpack_nibbles(packed, 2 * size).reshape(out, -1), unpack_nibbles(zero_point.reshape(out, -1), groups)
+
+
+def pack_columns(integers: Bytes) -> Bytes:
+    """4-bit `(out, in)` → `(in, ceil(out / 2))`: columns of the first half in the low halves of the bytes."""
+    columns = integers.T
+    if columns.shape[1] % 2:
+        columns = np.concatenate([columns, np.zeros((len(columns), 1), np.uint8)], axis=1)
+    low, high = np.split(columns, 2, axis=1)
+    packed: Bytes = low | (high << 4)
+    return packed
+
+
+def unpack_columns(packed: Bytes, out: int) -> Bytes:
+    """Inverse of `pack_columns`: `(out, in)`."""
+    columns: Bytes = np.concatenate([packed & 15, packed >> 4], axis=1)
+    return np.ascontiguousarray(columns[:, :out].T)
+
+
+def pack_groups(zero_point: Bytes, multiplier: Bytes) -> Bytes:
+    """`(out, groups)` zero points and multipliers → `(groups, out)`, the zero points in the low halves of the bytes."""
+    packed: Bytes = (zero_point | (multiplier << 4)).T
+    return packed
+
+
+def unpack_groups(packed: Bytes) -> tuple[Bytes, Bytes]:
+    """Inverse of `pack_groups`."""
+    return (packed & 15).T, (packed >> 4).T

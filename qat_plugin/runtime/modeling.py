@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, WhisperConfig
@@ -12,6 +13,7 @@ from transformers.generation import SuppressTokensAtBeginLogitsProcessor, Suppre
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
+from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError
 from qat_plugin.runtime.files import ModelFiles, find_model_files
 from qat_plugin.runtime.sessions import DecoderCache, DecoderSession, EncoderSession
@@ -55,6 +57,14 @@ def _within(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return tokens[(tokens >= 0) & (tokens < vocab_size)].long()
 
 
+@dataclass
+class EncoderOutput(BaseModelOutput):
+    """What the encoder gives: `last_hidden_state`, float32 [batch, positions, d_model], and `attention_bias`, float32
+    [positions], which the decoder adds to the scores of its attention to them (folded silence counts for more than one)."""
+
+    attention_bias: torch.Tensor | None = None
+
+
 class _Encoder(torch.nn.Module):
     """The encoder as transformers' generation expects it."""
 
@@ -65,18 +75,19 @@ class _Encoder(torch.nn.Module):
     def __init__(self, session: EncoderSession) -> None:
         super().__init__()
         self._session = session
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._last: tuple[torch.Tensor, EncoderOutput] | None = None
         self.remembers = False
 
-    def forward(self, input_features: torch.Tensor, **_unused: Any) -> BaseModelOutput:
+    def forward(self, input_features: torch.Tensor, **_unused: Any) -> EncoderOutput:
         # Within one generate(), language detection, silence detection and every fallback temperature ask for the same
         # audio again. Comparing the features costs a ten-thousandth of encoding them.
         if self._last is not None and torch.equal(self._last[0], input_features):
-            return BaseModelOutput(last_hidden_state=self._last[1])
-        hidden_states = self._session.run(input_features)
+            return self._last[1]
+        hidden_states, bias = self._session.run(input_features)
+        output = EncoderOutput(last_hidden_state=hidden_states, attention_bias=bias)
         if self.remembers:
-            self._last = (input_features, hidden_states)
-        return BaseModelOutput(last_hidden_state=hidden_states)
+            self._last = (input_features, output)
+        return output
 
     def remember(self, remembers: bool) -> None:
         """Keep the last result from now on, or forget it: a later call is never answered by an earlier one."""
@@ -101,6 +112,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
     Attributes:
         files: where the graphs and the settings were found.
         num_threads: threads of each session; None is every physical core.
+        encoder_context: how silence behind a clip is folded; None: the whole window is computed.
     """
 
     config_class = WhisperConfig
@@ -108,15 +120,24 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
     base_model_prefix = "model"
     files: ModelFiles
     num_threads: int | None
+    encoder_context: EncoderContext | None
     model: _Model
 
-    def __init__(self, config: WhisperConfig, files: ModelFiles, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        config: WhisperConfig,
+        files: ModelFiles,
+        num_threads: int | None = None,
+        encoder_context: EncoderContext | None = None,
+    ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ModelError(f"num_threads is {num_threads}: it must be at least 1, or None for every physical core")
         super().__init__(config)
         self.files = files
         self.num_threads = num_threads
-        self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads)))
+        self.encoder_context = encoder_context
+        stride = 1 if encoder_context is None else encoder_context.stride
+        self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads, stride)))
         self._decoder = DecoderSession(files.decoder, config, num_threads)
         self.generation_config = GenerationConfig.from_pretrained(files.settings)
         self.eval()
@@ -129,13 +150,22 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         num_threads: int | None = None,
         revision: str | None = None,
         subfolder: str | None = None,
+        encoder_context: Literal["auto", "full"] | None = None,
     ) -> QuantizedWhisper:
         """Open the model of a local folder or a Hub id.
+
+        `encoder_context`: "auto" folds the silence behind a clip, so that short clips take a fraction of the time; "full"
+        computes the whole window; None is what the model was trained for.
 
         Raises `ModelError` when a file is missing or broken, or the model is not a Whisper.
         """
         files = find_model_files(folder_or_hub_id, revision=revision, subfolder=subfolder)
-        return cls(WhisperConfig.from_pretrained(files.settings), files, num_threads)
+        config = WhisperConfig.from_pretrained(files.settings)
+        trained = encoder_context_of(config)
+        asked = {"auto": trained or EncoderContext(), "full": None, None: trained}
+        if encoder_context not in asked:
+            raise ModelError(f"encoder_context is {encoder_context!r}: choose 'auto', 'full' or None")
+        return cls(config, files, num_threads, asked[encoder_context])
 
     def save_pretrained(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refused with `ModelError`: the ONNX files are the model, and copying their folder saves it."""
@@ -169,11 +199,15 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
             input_features = input_features.to("cpu", torch.float32)
         if kwargs.get("attention_mask") is not None:
             kwargs["attention_mask"] = kwargs["attention_mask"].cpu()
+        # Between two steps torch does little; a second thread of its own would only take a core from ONNX Runtime's.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         self.model.encoder.remember(True)
         try:
             return super().generate(input_features, **kwargs)
         finally:
             self.model.encoder.remember(False)
+            torch.set_num_threads(threads)
 
     def forward(
         self,
@@ -204,7 +238,9 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         else:
             if encoder_outputs is None:
                 encoder_outputs = self.model.encoder(input_features)
-            logits = self._decoder.start(decoder_input_ids, encoder_outputs[0], past_key_values)
+            bias = getattr(encoder_outputs, "attention_bias", None)
+            bias = torch.zeros(1) if bias is None else bias
+            logits = self._decoder.start(decoder_input_ids, encoder_outputs[0], bias, past_key_values)
         return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)
 
     def prepare_inputs_for_generation(

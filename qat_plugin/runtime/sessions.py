@@ -35,6 +35,8 @@ def open_session(path: Path, num_threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
+    # ONNX Runtime warns of inputs that have a default value, which these have on purpose.
+    options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _LOAD_ERRORS as error:
@@ -57,28 +59,33 @@ def _share_each(stack: torch.Tensor) -> list[ort.OrtValue]:
 class EncoderSession:
     """`encoder_model.onnx`: log-mel frames in, hidden states out."""
 
-    def __init__(self, path: Path, config: WhisperConfig, num_threads: int | None) -> None:
+    def __init__(self, path: Path, config: WhisperConfig, num_threads: int | None, stride: int) -> None:
+        """`stride`: of the folding of silence, see `EncoderContext`; 1 computes the whole window."""
         self._session = open_session(path, num_threads)
-        self._width: int = config.d_model
         self._num_mel_bins: int = config.num_mel_bins
+        self._stride = _share(torch.tensor([stride]))
 
-    def run(self, input_features: torch.Tensor) -> torch.Tensor:
-        """Hidden states, float32 [batch, ceil(frames / 2), d_model], of features, float32 [batch, mels, frames].
+    def run(self, input_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states, float32 [batch, positions, d_model], and the bias of attention to them, float32 [positions].
 
+        `input_features` is float32 [batch, mels, frames]; whole windows have frames / 2 positions.
         Raises `ModelError` when the features have another number of mel bins than the model.
         """
-        batch, mels, frames = input_features.shape
+        _, mels, _ = input_features.shape
         if mels != self._num_mel_bins:
             raise ModelError(
                 f"input_features have {mels} mel bins and the model wants {self._num_mel_bins}: "
                 "use the feature extractor that is saved beside the model"
             )
-        hidden_states = torch.empty((batch, (frames + 1) // 2, self._width))
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("input_features", _share(input_features.contiguous()))
-        binding.bind_ortvalue_output("last_hidden_state", _share(hidden_states))
+        binding.bind_ortvalue_input("silence_stride", self._stride)
+        # How many positions are kept is known afterwards, so ONNX Runtime allocates.
+        for name in ("last_hidden_state", "encoder_attention_bias"):
+            binding.bind_output(name)
         self._session.run_with_iobinding(binding)
-        return hidden_states
+        hidden_states, bias = (torch.from_numpy(value.numpy()) for value in binding.get_outputs())
+        return hidden_states, bias
 
 
 class DecoderCache:
@@ -142,19 +149,22 @@ class DecoderSession:
         self._cross_names = [part.format("encoder") for part in parts]
         self._true, self._false = _share(torch.tensor([True])), _share(torch.tensor([False]))
 
-    def start(self, input_ids: torch.Tensor, hidden_states: torch.Tensor, cache: DecoderCache | None) -> torch.Tensor:
+    def start(
+        self, input_ids: torch.Tensor, hidden_states: torch.Tensor, bias: torch.Tensor, cache: DecoderCache | None
+    ) -> torch.Tensor:
         """Logits, float32 [batch, tokens, vocabulary], of the first tokens; fills `cache` when there is one.
 
         `input_ids` is int64 [batch, tokens]. `hidden_states` is float32 [clips, source length, d_model] where the batch
-        has as many rows for each clip, in order (the beams): what they share is computed and kept once.
+        has as many rows for each clip, in order (the beams): what they share is computed and kept once. `bias` is float32
+        [source length] or [1].
         """
         rows_per_clip = len(input_ids) // len(hidden_states)
         if rows_per_clip > 1:
             first_rows = input_ids[::rows_per_clip]
             if not torch.equal(first_rows.repeat_interleave(rows_per_clip, 0), input_ids):
                 hidden_states = hidden_states.repeat_interleave(rows_per_clip, 0)
-                return self.start(input_ids, hidden_states, cache)
-            logits = self.start(first_rows, hidden_states, cache)
+                return self.start(input_ids, hidden_states, bias, cache)
+            logits = self.start(first_rows, hidden_states, bias, cache)
             if cache is not None:
                 self._repeat(cache, rows_per_clip)
             return logits.repeat_interleave(rows_per_clip, 0)
@@ -162,6 +172,7 @@ class DecoderSession:
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("encoder_hidden_states", _share(hidden_states))
         binding.bind_ortvalue_input("use_cache_branch", self._false)
+        binding.bind_ortvalue_input("encoder_attention_bias", _share(bias))
         nothing = _share(torch.empty((len(input_ids), self._heads, 0, self._head_dim)))
         for name in self._self_names + self._cross_names:
             binding.bind_ortvalue_input(f"past_key_values.{name}", nothing)
@@ -178,6 +189,7 @@ class DecoderSession:
         cache.binding = self._session.io_binding()
         cache.binding.bind_ortvalue_input("encoder_hidden_states", _share(hidden_states))
         cache.binding.bind_ortvalue_input("use_cache_branch", self._true)
+        cache.binding.bind_ortvalue_input("encoder_attention_bias", _share(bias))
         self._bind_audio(cache.binding, values)
         return logits
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -16,22 +18,41 @@ from qat_plugin.errors import ExportError, ParityError, WorkspaceError
 from qat_plugin.export import export_verified
 from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
-from qat_plugin.export.packing import pack_matmul_nbits, unpack_matmul_nbits
+from qat_plugin.export.packing import (
+    pack_columns,
+    pack_groups,
+    pack_matmul_nbits,
+    unpack_columns,
+    unpack_groups,
+    unpack_matmul_nbits,
+)
 from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.training.ptq import quantize_without_training
 
-TARGETS = ["float", "int8", "int4"]
+TARGETS = ["float", "int8", "int4", "mixed"]
+HOT_TOKENS = 96
+CONFIGS = {
+    "int8": QuantizerConfig("int8", 32, skip_modules=("model.encoder.layers.1.fc2",)),
+    "int4": QuantizerConfig("int4", 32, skip_modules=("model.encoder.layers.1.fc2",)),
+    # int4 with what it may hold of 8 bits
+    "mixed": QuantizerConfig(
+        "int4",
+        32,
+        skip_modules=("model.encoder.layers.1.fc2",),
+        int8_modules=("model.encoder.layers.0.self_attn.*", "model.decoder.layers.1.fc1"),
+        hot_tokens=HOT_TOKENS,
+    ),
+}
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tiny_whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {"float": tiny_whisper_dir}
-    for target in ("int8", "int4"):
+    for target, config in CONFIGS.items():
         folders[target] = tmp_path_factory.mktemp(target)
-        config = QuantizerConfig(target, 32, skip_modules=("model.encoder.layers.1.fc2",))
-        quantize_without_training(load_whisper(tiny_whisper_dir), config, folders[target], weight_observer="minmax")
+        quantize_without_training(load_whisper(tiny_whisper_dir), config, folders[target], method="rtn")
         load_processor(tiny_whisper_dir).save_pretrained(folders[target])
     return folders
 
@@ -49,6 +70,24 @@ def session(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def test_packing_of_columns_and_groups_keeps_every_integer() -> None:
+    rng = np.random.default_rng(0)
+    for out in (6, 7):
+        integers = rng.integers(0, 16, (out, 32), dtype=np.uint8)
+        packed = pack_columns(integers)
+        assert packed.shape == (32, (out + 1) // 2) and np.array_equal(unpack_columns(packed, out), integers)
+        points, multipliers = rng.integers(0, 16, (2, out, 3), dtype=np.uint8)
+        back = unpack_groups(pack_groups(points, multipliers))
+        assert np.array_equal(back[0], points) and np.array_equal(back[1], multipliers)
+
+
+def test_eight_bits_are_moved_up_to_the_zero_point_that_the_operator_assumes() -> None:
+    integers = np.array([[-127, 0, 127, 1] * 4], np.int8)
+    packed, points = pack_matmul_nbits(integers, None, 16)
+    assert points is None and packed.reshape(-1)[:4].tolist() == [1, 128, 255, 129]
+    assert np.array_equal(unpack_matmul_nbits(packed, None)[0], integers)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -110,9 +149,14 @@ def test_a_position_beyond_the_table_is_refused(exported: dict[str, Path]) -> No
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    # 2 encoder layers with 6 Linears, 2 decoder layers with 10, the logits; one fc2 is skipped. The three of an encoder's
-    # or decoder's q, k, v and the two of a cross-attention's k, v share an input.
-    [("int8", {"MatMulIntegerToFloat": 16, "DynamicQuantizeMatMul": 16}), ("int4", {"MatMulNBits": 32})],
+    # 2 encoder layers with 6 Linears, of which one fc2 is skipped; 2 decoder layers with 8 for tokens and 2 for clips; the
+    # logits. An encoder's q, k, v and a cross-attention's k, v share an input.
+    [
+        ("int8", {"MatMulIntegerToFloat": 10, "DynamicQuantizeMatMul": 5, "MatMulNBits": 17}),
+        ("int4", {"MatMulIntegerToFloat": 10, "DynamicQuantizeMatMul": 5, "MatMulNBits": 17}),
+        # the logits in two parts
+        ("mixed", {"MatMulIntegerToFloat": 10, "DynamicQuantizeMatMul": 5, "MatMulNBits": 18}),
+    ],
 )
 def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
     exported: dict[str, Path], tmp_path: Path, target: str, expected: dict[str, int]
@@ -128,7 +172,13 @@ def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
         floats = {
             key: array for key, array in content.initializers.items() if array.dtype == np.float32 and array.ndim > 1
         }
-        large = [key for key, array in floats.items() if array.size >= 64 * 64 and "layers.1.fc2" not in key]
+        # Convolutions and positions are stored small and computed in float, a skipped layer is float throughout.
+        computed_in_float = ("conv", "embed_positions", "layers.1.fc2")
+        large = [
+            key
+            for key, array in floats.items()
+            if array.size >= 64 * 64 and not any(part in key for part in computed_in_float)
+        ]
         assert large == [], "weights were folded back to float at load"
     assert {kind: found[kind] for kind in expected} == expected
     assert found["MatMulInteger"] == 0
@@ -168,12 +218,24 @@ def tamper(folder: Path, file: str, name: str) -> None:
     onnx.save(model, str(folder / file))
 
 
-@pytest.mark.parametrize("target", ["int8", "int4"])
+LINEAR_PARTS = [
+    "model.decoder.layers.1.fc1.weight_quantized", "model.decoder.layers.0.fc2.bias",
+    "model.decoder.layers.0.encoder_attn.k_proj.weight_quantized",
+    "model.decoder.layers.1.encoder_attn.v_proj.weight_scale",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["model.decoder.layers.1.fc1.weight_quantized", "model.decoder.embed_tokens.weight_scale",
-     "model.decoder.layers.0.encoder_attn.k_proj.weight_quantized", "model.decoder.layers.0.fc2.bias"],
-)  # fmt: skip
+    ("target", "name"),
+    [
+        *((target, name) for target in ("int8", "int4") for name in LINEAR_PARTS),
+        ("int8", "model.decoder.embed_tokens.weight_scale"),
+        ("int4", "model.decoder.embed_tokens.weight_quantized"),
+        ("mixed", f"model.decoder.embed_tokens[:{HOT_TOKENS}].weight_quantized"),
+        ("mixed", f"model.decoder.embed_tokens[{HOT_TOKENS}:].weight_zero_point"),
+        ("mixed", "model.decoder.layers.1.fc1.weight_scale"),
+    ],
+)
 def test_one_changed_bit_is_found_and_named(
     checkpoints: dict[str, Path], tmp_path: Path, target: str, name: str
 ) -> None:
@@ -183,8 +245,28 @@ def test_one_changed_bit_is_found_and_named(
     check_weights(files, checkpoint)
     check_operators(files, checkpoint, activations=True)
     tamper(tmp_path, "decoder_model_merged.onnx", name)
-    with pytest.raises(ParityError, match=name.rsplit(".", 1)[0]):
+    with pytest.raises(ParityError, match=re.escape(name.rsplit(".", 1)[0])):
         check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+def test_changed_positions_are_found(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(checkpoints["int4"])
+    export_onnx(checkpoint, tmp_path)
+    stored = [key for graph in GRAPHS for key in read_file(tmp_path / graph).initializers if "embed_positions" in key]
+    positions = "model.encoder.embed_positions"
+    assert f"{positions}.inverse_timescales" in stored and f"{positions}.weight" not in stored
+    tamper(tmp_path, "encoder_model.onnx", f"{positions}.inverse_timescales")
+    with pytest.raises(ParityError, match=positions):
+        check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+def test_the_tokenizer_is_compact_and_the_same(checkpoints: dict[str, Path], exported: dict[str, Path]) -> None:
+    before, after = (folders["int4"] / "tokenizer.json" for folders in (checkpoints, exported))
+    assert after.stat().st_size < 0.7 * before.stat().st_size
+    assert json.loads(after.read_text("utf8")) == json.loads(before.read_text("utf8"))
+    text = "L'été, à Noël 12 %"
+    ids = [load_processor(folder.parent).tokenizer(text).input_ids for folder in (before, after)]
+    assert ids[0] == ids[1]
 
 
 def test_a_second_export_is_the_same_bytes(
@@ -232,12 +314,13 @@ def test_a_missing_tensor_is_named(checkpoints: dict[str, Path], tmp_path: Path)
 
 
 class TestExportVerified:
-    clips = [np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1 for i in range(2)]
+    clips = [
+        (np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1, language)
+        for i, language in enumerate(("french", "es"))
+    ]
 
     def test_writes_a_complete_folder(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-        report = export_verified(
-            checkpoints["float"], tmp_path / "onnx", parity_audio=self.clips, language="french", task="transcribe"
-        )
+        report = export_verified(checkpoints["float"], tmp_path / "onnx", clips=self.clips, task="transcribe")
         assert report.greedy_identical == 2 and report.max_weight_only_logit_difference < 1e-4
         names = {path.name for path in (tmp_path / "onnx").iterdir()}
         assert {
@@ -253,11 +336,9 @@ class TestExportVerified:
     def test_leaves_a_folder_of_something_else_alone(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "diary.txt").write_text("mine")
         with pytest.raises(WorkspaceError, match="something else"):
-            export_verified(
-                checkpoints["float"], tmp_path, parity_audio=self.clips, language="french", task="transcribe"
-            )
+            export_verified(checkpoints["float"], tmp_path, clips=self.clips, task="transcribe")
         assert (tmp_path / "diary.txt").read_text() == "mine"
 
     def test_refuses_to_compare_nothing(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(ParityError, match="no clip"):
-            export_verified(checkpoints["float"], tmp_path / "x", parity_audio=[], language="french", task="transcribe")
+            export_verified(checkpoints["float"], tmp_path / "x", clips=[], task="transcribe")
