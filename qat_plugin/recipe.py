@@ -23,6 +23,13 @@ class ModelArguments:
     task: Literal["transcribe", "translate"] = field(
         default="transcribe", metadata={"help": "'transcribe' keeps the language, 'translate' writes English."}
     )
+    encoder_context: Literal["full", "auto"] = field(
+        default="full",
+        metadata={
+            "help": "What the encoder computes of its 30 s window: 'full' all of it, 'auto' the clip and a second of "
+            "silence. 'auto' is trained for and makes short clips several times as fast."
+        },
+    )
     freeze_encoder: bool = field(default=False, metadata={"help": "Train the decoder only."})
 
 
@@ -82,7 +89,10 @@ class QuantizationArguments:
     )
     group_size: int = field(
         default=64,
-        metadata={"help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256."},
+        metadata={
+            "help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256. The encoder's groups "
+            "are half as large, the token embedding's twice."
+        },
     )
     skip_modules: list[str] = field(
         default_factory=list,
@@ -90,11 +100,23 @@ class QuantizationArguments:
             "help": "Globs of module names that stay float, as in 'model.decoder.layers.0.*'. Listed in the card."
         },
     )
+    int8_modules: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Globs of modules that get the int8 target's format within int4: what hurts most and weighs little. "
+            "'qat-plugin diagnose' finds them."
+        },
+    )
+    hot_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "So many first rows of the token embedding get 8 bits within int4: tokens are numbered by frequency."
+        },
+    )
     weight_observer: Literal["mse", "minmax"] = field(
         default="mse",
         metadata={
-            "help": "First scales: 'mse' searches the clipping with the least squared error, 'minmax' clips nothing. "
-            "The arm ptq-mse uses the same."
+            "help": "First scales: 'mse' searches the clipping with the least squared error, 'minmax' clips nothing."
         },
     )
     calibration_samples: int = field(
@@ -152,10 +174,11 @@ class EvaluationArguments:
     )
     test_data: list[str] = field(default_factory=list, metadata={"help": "Test manifests of your own."})
     arms: list[str] = field(
-        default_factory=lambda: ["fp", "ptq", "ptq-mse", "qat"],
+        default_factory=lambda: ["fp", "ptq-rtn", "ptq-mse", "qat"],
         metadata={
-            "help": "Systems to compare: fp (float), ptq (the target by plain rounding), ptq-mse (the target as training "
-            "finds it before its first step), qat."
+            "help": "Systems to compare: fp (float, whole window), fp-auto (float, silence folded); the target without training as ptq-rtn (plain rounding), ptq-kquant, "
+            "ptq-hqq, ptq-mse (searched scales) and ptq-gptq; fp-ft (trained like qat, but in float) and ptq-ft (that one, "
+            "quantized); qat."
         },
     )
     max_eval_samples: Optional[int] = field(

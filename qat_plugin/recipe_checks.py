@@ -14,12 +14,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
+from qat_plugin.arms import ARMS
 from qat_plugin.fake_quant.schemes import GROUP_SIZES
 
 Values = Mapping[str, Any]
 """Every field of a recipe by its name, defaults filled in."""
 
-ARMS = ("fp", "ptq", "ptq-mse", "qat")
 WINDOW = 30.0
 """Seconds that Whisper hears at once."""
 
@@ -32,6 +32,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
     "max_bad_row_share": (0, 1),
     "join_to_seconds": (0, WINDOW),
     "preprocessing_num_workers": (1, None),
+    "hot_tokens": (0, None),
     "calibration_samples": (0, None),
     "scale_learning_rate": (0, None),
     "fake_quant_start_step": (0, None),
@@ -163,6 +164,9 @@ def _validation(v: Values) -> Iterator[str]:
 
 
 def _quantization(v: Values) -> Iterator[str]:
+    for name in ("int8_modules", "hot_tokens"):
+        if v[name] and v["target"] == "int8":
+            yield f'{name} is {quote(v[name])} and target is "int8": everything has 8 bits then; leave it out'
     if v["target"] == "int4" and v["group_size"] not in GROUP_SIZES:
         yield f"group_size is {quote(v['group_size'])}: target int4 has groups of {', '.join(map(str, GROUP_SIZES))}"
     start, freeze, steps = v["fake_quant_start_step"], v["freeze_scales_step"], v["max_steps"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.errors import RecipeError, WorkspaceError
 from qat_plugin.recipe import Recipe
 from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
@@ -23,6 +25,9 @@ _UNDECIDING = (
     "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
     "local_rank", "enable_jit_checkpoint",
 )  # fmt: skip
+
+
+_TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
 
 
 def say(step: str, text: str) -> None:
@@ -59,24 +64,31 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def train(recipe: Recipe, workspace: Workspace) -> None:
-    """Train, or say that it is done."""
+    """Train, or say that it is done; and the float control, where an arm needs it."""
+    _train(recipe, workspace, TRAINED)
+    if needs_fine_tuning(recipe.evaluation.arms):
+        _train(recipe, workspace, FINE_TUNED)
+
+
+def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
     from qat_plugin.training.run import run_training
 
-    folder, inputs = workspace.checkpoint("qat"), training_inputs(recipe)
-    if workspace.is_done("train", inputs):
-        say("train", f"done already: {folder}")
+    folder, inputs, step = workspace.checkpoint(arm), training_inputs(recipe), _TRAINING_STEPS[arm]
+    if workspace.is_done(step, inputs):
+        say(step, f"done already: {folder}")
         return
     started = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     args = recipe.training
     length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    kind = f"{recipe.quantization.target} QAT" if arm == TRAINED else "float control"
     say(
-        "train",
-        f"{recipe.quantization.target} QAT of {recipe.model.model_name_or_path}: {length} of "
+        step,
+        f"{kind} of {recipe.model.model_name_or_path}: {length} of "
         f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} samples; "
         + (f"goes on from {started[-1].name}" if started else "nothing done yet"),
     )
-    with workspace.step("train", inputs):
-        run_training(recipe, folder)
+    with workspace.step(step, inputs):
+        run_training(recipe, folder, quantized=arm == TRAINED)
 
 
 def export(recipe: Recipe, workspace: Workspace) -> None:
@@ -86,9 +98,10 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
         if workspace.is_done(f"export_{arm}", inputs):
             say("export", f"{arm}: done already: {workspace.onnx(arm)}")
             continue
-        if arm == "qat" and not workspace.is_done("train", training_inputs(recipe)):
+        trained = FINE_TUNED if ARMS[arm].fine_tuned else TRAINED if arm == TRAINED else None
+        if trained is not None and not workspace.is_done(_TRAINING_STEPS[trained], training_inputs(recipe)):
             raise WorkspaceError(
-                f"{workspace.checkpoint('qat')} holds no finished training: run the step 'train' first"
+                f"{workspace.checkpoint(trained)} holds no finished training: run the step 'train' first"
             )
         say(
             "export",
@@ -98,22 +111,25 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
             _export_arm(recipe, workspace, arm)
 
 
-def _export_arm(recipe: Recipe, workspace: Workspace, arm: str) -> None:
+def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
     from qat_plugin.export import export_verified
-    from qat_plugin.training.run import run_plain_rounding, run_ptq, save_float_arm
+    from qat_plugin.training.run import encoder_context, run_ptq, save_float_arm
 
-    checkpoint = workspace.checkpoint(arm)
-    if arm == "fp":
-        save_float_arm(recipe, checkpoint)
-    elif arm == "ptq":
-        run_plain_rounding(recipe, checkpoint)
-    elif arm == "ptq-mse":
-        run_ptq(recipe, checkpoint, workspace.checkpoint("qat"))
+    checkpoint, arm = workspace.checkpoint(name), ARMS[name]
+    if name in (FLOAT, FLOAT_FOLDED):
+        save_float_arm(recipe, checkpoint, encoder_context(recipe) if name == FLOAT_FOLDED else None)
+    elif arm.method is not None:
+        run_ptq(
+            recipe,
+            arm,
+            checkpoint,
+            training_folder=workspace.checkpoint(TRAINED),
+            fine_tuned_folder=workspace.checkpoint(FINE_TUNED),
+        )
     export_verified(
         checkpoint,
-        workspace.onnx(arm),
-        parity_audio=_parity_audio(recipe),
-        language=recipe.model.language,
+        workspace.onnx(name),
+        clips=_parity_clips(recipe),
         task=recipe.model.task,
     )
 
@@ -125,15 +141,20 @@ def _test_corpora(recipe: Recipe) -> list[Any]:
     return load_test_corpora([*evaluation.corpora, *evaluation.test_data], recipe.data, evaluation)
 
 
-def _parity_audio(recipe: Recipe) -> list[Any]:
-    clips: list[Any] = []
-    for corpus in _test_corpora(recipe):
-        for row in corpus:
-            if len(clips) == recipe.evaluation.parity_samples:
-                return clips
-            if row["duration"] <= 30:
-                clips.append(corpus.read(row))
+def _parity_clips(recipe: Recipe) -> list[tuple[Any, str]]:
+    """Audio and language of the first test clips that fit the window, in turn from every corpus."""
+    clips: list[tuple[Any, str]] = []
+    corpora = _test_corpora(recipe)
+    fitting = [((corpus, row) for row in corpus if row["duration"] <= 30) for corpus in corpora]
+    for corpus, row in itertools.islice(_in_turn(fitting), recipe.evaluation.parity_samples):
+        clips.append((corpus.read(row), row["language"] or recipe.model.language))
     return clips
+
+
+def _in_turn(sources: list[Any]) -> Iterator[Any]:
+    missing = object()
+    for items in itertools.zip_longest(*sources, fillvalue=missing):
+        yield from (item for item in items if item is not missing)
 
 
 def evaluate(recipe: Recipe, workspace: Workspace) -> None:
@@ -242,7 +263,7 @@ def card(recipe: Recipe, workspace: Workspace) -> None:
     names = [*data.train_corpora, *data.train_data, *evaluation.corpora, *evaluation.test_data]
     definitions = [dataclasses.asdict(found) for found in find_corpora(names, data.corpus_manifests)]
     say("card", f"from {workspace.results_file}")
-    path = write_card(workspace.results_file, workspace.onnx("qat"), workspace.card, corpora=definitions)
+    path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, corpora=definitions)
     say("card", f"written: {path}")
 
 
@@ -257,7 +278,7 @@ def push(recipe: Recipe, workspace: Workspace, *, dry_run: bool) -> None:
         raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
     say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
     publishing.push(
-        workspace.onnx("qat"),
+        workspace.onnx(TRAINED),
         workspace.card,
         args.hub_model_id,
         private=bool(args.hub_private_repo),

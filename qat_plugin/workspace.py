@@ -5,9 +5,8 @@
     output_dir/
       recipe.json            the resolved recipe
       state.json             steps done: what decided them, how long they took
-      fp/  ptq/  ptq-mse/  train/   checkpoints: the float model, the same quantized without training (by plain
-                             rounding; with searched scales), the trained one
-      onnx/{fp,ptq,ptq-mse,qat}/    complete folders for ONNX Runtime, each with its parity.json
+      train/  fp/  ptq-mse/  ...    checkpoints: the trained model, and one for each other arm
+      onnx/{fp,ptq-mse,qat,...}/    complete folders for ONNX Runtime, each with its parity.json
       evaluation/            CORPUS/ARM.jsonl, results.json, report.md, plots
       card/README.md
 

@@ -46,19 +46,19 @@ def finished(recipe) -> Path:
 
 def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
     results = json.loads((finished / "evaluation" / "results.json").read_text())
-    assert list(results["arms"]) == ["fp", "ptq", "ptq-mse", "qat"]
+    assert list(results["arms"]) == ["fp", "ptq-rtn", "ptq-mse", "qat"]
     assert results["corpora"]["clips"]["utterances"] == 2
-    for arm in ("ptq", "ptq-mse", "qat"):
+    for arm in ("ptq-rtn", "ptq-mse", "qat"):
         parity = json.loads((finished / "onnx" / arm / "parity.json").read_text())
         assert parity["passed"] and parity["target"] == "int4" and parity["quantized_share"] > 0.5
         kinds = [node.op_type for node in onnx.load(finished / "onnx" / arm / "encoder_model.onnx").graph.node]
-        assert kinds.count("MatMulNBits") == 12
+        assert kinds.count("MatMulInteger") == 12
     _, info = WhisperForConditionalGeneration.from_pretrained(finished / "train", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     card = (finished / "card" / "README.md").read_text()
     assert "base_model" in card or "library_name" in card
     assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card
-    assert {"train", "export_fp", "export_ptq", "export_qat", "evaluate"} <= json.loads(
+    assert {"train", "export_fp", "export_ptq-mse", "export_qat", "evaluate"} <= json.loads(
         (finished / "state.json").read_text()
     ).keys()
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from qat_plugin.encoder_context import EncoderContext, in_context, set_encoder_context
 from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant import (
     QuantizerConfig,
@@ -31,8 +32,8 @@ from qat_plugin.fake_quant import (
     save_quantizer_state,
     set_fake_quant,
 )
-from qat_plugin.fake_quant.insertion import set_scale_learning_multiplier
-from qat_plugin.fake_quant.observers import WeightObserver
+from qat_plugin.fake_quant.insertion import set_scale_learning_ratio
+from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 
@@ -47,7 +48,8 @@ class QATCallback(TrainerCallback):
     restores them when training resumes. After training, `finish(model, folder)` writes the checkpoint to export.
 
     Args:
-        quantizer: a target ("int8", "int4") or a `QuantizerConfig`.
+        quantizer: a target ("int8", "int4"), a `QuantizerConfig`, or None for float: the same training without fake
+            quantization, which shows what of a gain is fine-tuning.
         weight_observer: how first scales are found, "mse" or "minmax".
         calibration_batches: batches (as the collator makes them) whose activations weight the search of "mse".
         scale_learning_rate: relative change of a scale per optimizer step at the schedule's peak.
@@ -56,13 +58,14 @@ class QATCallback(TrainerCallback):
         freeze_scales_step: optimizer step from which scales stand still; None: never.
         loss_weights: terms of the loss; with weights for a teacher, `teacher` or else a copy of the float model teaches.
         teacher: float model; None: a copy of the model as it is when the trainer is made.
+        encoder_context: how the silence behind clips is folded, in training and by what is exported; None: not at all.
 
     Raises `ModelError` when the model is not a Whisper and `QuantizationError` when it cannot be quantized as asked.
     """
 
     def __init__(
         self,
-        quantizer: str | QuantizerConfig = "int8",
+        quantizer: str | QuantizerConfig | None = "int8",
         *,
         weight_observer: WeightObserver = "mse",
         calibration_batches: Iterable[dict[str, Any]] | None = None,
@@ -72,6 +75,7 @@ class QATCallback(TrainerCallback):
         freeze_scales_step: int | None = None,
         loss_weights: LossWeights | None = None,
         teacher: WhisperForConditionalGeneration | None = None,
+        encoder_context: EncoderContext | None = None,
     ) -> None:
         self.quantizer = QuantizerConfig(quantizer, 64) if isinstance(quantizer, str) else quantizer
         self.weight_observer: WeightObserver = weight_observer
@@ -82,6 +86,7 @@ class QATCallback(TrainerCallback):
         self.freeze_scales_step = freeze_scales_step
         self.loss_weights = loss_weights or LossWeights()
         self.teacher = teacher
+        self.encoder_context = encoder_context
         self.restored = False
         self._loss: TrainingLoss | None = None
 
@@ -100,18 +105,22 @@ class QATCallback(TrainerCallback):
         teacher = self.teacher
         if teacher is None and self.loss_weights.needs_teacher:
             teacher = copy.deepcopy(model)
-        self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
-        self._loss = TrainingLoss(model, self.loss_weights, teacher)
+        if self.quantizer is not None:
+            self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
+        set_encoder_context(model.config, self.encoder_context)
+        self._loss = TrainingLoss(model, self.loss_weights, teacher, self.encoder_context)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Calibrate a new run; restore the quantizers of a resumed one."""
+        if self.quantizer is None:
+            return
         if args.learning_rate <= 0:
             raise QuantizationError(
                 f"learning_rate is {args.learning_rate}: quantization-aware training needs one above 0"
             )
-        set_scale_learning_multiplier(model, self.scale_learning_rate / args.learning_rate)
+        set_scale_learning_ratio(model, self.scale_learning_rate / args.learning_rate)
         if state.global_step > 0:
             if not self.restored:
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
@@ -125,11 +134,25 @@ class QATCallback(TrainerCallback):
         """Follow the schedule."""
         self._schedule(model, state.global_step)
 
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """After each backward pass of a step but the last."""
+        if self._loss is not None:
+            self._loss.release()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """After the last backward pass of a step."""
+        if self._loss is not None:
+            self._loss.release()
+
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Put the quantizers beside the weights."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and self.quantizer is not None:
             folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             save_quantizer_state(model, self.quantizer, folder)
 
@@ -154,35 +177,49 @@ class QATCallback(TrainerCallback):
             logs.update(means)
             state.log_history[-1].update(means)
 
-    def calibrate(self, model: WhisperForConditionalGeneration, device: torch.device) -> None:
+    def calibrate(
+        self,
+        model: WhisperForConditionalGeneration,
+        device: torch.device,
+        search: ScaleSearch = search_mse,
+        *,
+        with_gptq: bool = False,
+    ) -> None:
         """Search the first scales again with the activations of `calibration_batches`; without any, do nothing."""
-        if self.calibration_batches is None or self.weight_observer != "mse":
+        if self.quantizer is None or self.calibration_batches is None or self.weight_observer != "mse":
             return
         batches = self.calibration_batches
 
         def run() -> None:
             for batch in batches:
-                model(**{name: value.to(device) for name, value in batch.items()})
+                inputs = {name: value.to(device) for name, value in batch.items()}
+                with in_context(model, self.encoder_context, inputs["input_features"]) as features:
+                    model(**{**inputs, "input_features": features})
 
         # In evaluation mode, so that SpecAugment and dropout change nothing.
         was_training = model.training
         model.eval()
-        calibrate(model, run, self.weight_observer)
+        calibrate(model, run, search, with_gptq=with_gptq)
         model.train(was_training)
 
     def restore(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
         """Load the quantizers of a checkpoint. Raises `QuantizationError` when it has none or others."""
+        if self.quantizer is None:
+            return
         load_quantizer_state(model, checkpoint, training=True)
         self.restored = True
 
     def finish(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
         """Fold the weights and write the checkpoint that `export` reads: vanilla files, quantizers beside them."""
-        set_fake_quant(model, True)
-        fold(model)
+        if self.quantizer is not None:
+            set_fake_quant(model, True)
+            fold(model)
+            save_quantizer_state(model, self.quantizer, folder)
         model.save_pretrained(folder)
-        save_quantizer_state(model, self.quantizer, folder)
 
     def _schedule(self, model: WhisperForConditionalGeneration, step: int) -> None:
+        if self.quantizer is None:
+            return
         set_fake_quant(model, step >= self.fake_quant_start_step)
         if self.freeze_scales_step is not None and step >= self.freeze_scales_step:
             freeze_scales(model)

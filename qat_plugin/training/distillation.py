@@ -7,7 +7,8 @@ losses of micro-batches were summed instead of averaged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
+
+from qat_plugin.encoder_context import EncoderContext, FoldedSilence, folded_silence, in_context
+
+# Arguments of the model whose last axis is frames.
+_OF_FRAMES = ("input_features", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -51,27 +57,41 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 class TrainingLoss:
-    """Computes the loss of a training forward pass of `model`, with `teacher` where `weights` need one."""
+    """Computes the loss of a training forward pass of `model`, with `teacher` where `weights` need one.
+
+    With a `context`, the encoders compute short clips with their silence folded.
+    """
 
     def __init__(
         self,
         model: WhisperForConditionalGeneration,
         weights: LossWeights,
         teacher: WhisperForConditionalGeneration | None,
+        context: EncoderContext | None = None,
     ) -> None:
         self.weights = weights
+        self.context = context
+        # The teacher folds silence too, four times as finely: what it says then hardly differs, in a third of the time.
+        self.teacher_context = context and replace(
+            context, margin=2 * context.margin, stride=max(1, context.stride // 4), tail=2 * context.tail
+        )
         # Not a submodule of anything: a teacher must not be trained, saved, or moved to checkpoints.
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self._decoder_states: Tensor | None = None
+        self._whole_features: Tensor | None = None
+        self._folded: FoldedSilence | None = None
+        self._open = ExitStack()
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._handles: list[RemovableHandle] = [
+            model.register_forward_pre_hook(self._fold_silence, with_kwargs=True),
             model.model.decoder.register_forward_hook(self._keep_decoder_states),
             model.register_forward_hook(self._replace_loss, with_kwargs=True),
         ]
 
     def remove(self) -> None:
         """Take the hooks out of the model."""
+        self.release()
         for handle in self._handles:
             handle.remove()
 
@@ -81,16 +101,37 @@ class TrainingLoss:
         self._sums, self._count = {}, 0
         return means
 
+    def release(self) -> None:
+        """End the short context of the latest forward pass. Gradient checkpointing computes layers again in the backward
+        pass, so that it must last until that is over; the callback says when."""
+        self._open.close()
+
+    def _fold_silence(self, model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        self.release()
+        features = kwargs.get("input_features")
+        self._whole_features, self._folded = features, None
+        if self.context is None or features is None or not model.training:
+            return None
+        self._folded = self.context.fold(features)
+        if self._folded is None:
+            return None
+        self._open.enter_context(folded_silence(model, self._folded))
+        shorter = {name: self._folded.frames(kwargs[name]) for name in _OF_FRAMES if kwargs.get(name) is not None}
+        return args, {**kwargs, **shorter}
+
     def _keep_decoder_states(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._decoder_states = output[0]
 
-    def _replace_loss(self, model: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    def _replace_loss(self, model: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         labels = kwargs.get("labels")
         if labels is None or not model.training:
-            self._decoder_states = None
+            self._decoder_states = self._whole_features = None
+            self.release()
             return output
         terms = self._terms(model, kwargs, output)
-        self._decoder_states = None
+        self._decoder_states = self._whole_features = None
+        if not model.model.encoder.gradient_checkpointing:
+            self.release()
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + term.detach()
         self._count += 1
@@ -125,15 +166,24 @@ class TrainingLoss:
             )
         kept = labels.ne(-100)
         with torch.no_grad():
-            taught = self.teacher.model(kwargs["input_features"], decoder_input_ids=decoder_input_ids, use_cache=False)
+            taught = self._teach(decoder_input_ids)
             teacher_states = taught.last_hidden_state[kept]
             teacher_logits = self.teacher.proj_out(teacher_states) if weights.kl > 0 else None
         if teacher_logits is not None:
             terms["kl"] = kl_divergence(output.logits[kept], teacher_logits, weights.temperature)
         if weights.encoder > 0:
+            # Up to the folded silence, positions are the same ones.
+            shared = slice(None if self._folded is None else self._folded.start)
             terms["encoder"] = relative_squared_error(
-                output.encoder_last_hidden_state, taught.encoder_last_hidden_state
+                output.encoder_last_hidden_state[:, shared], taught.encoder_last_hidden_state[:, shared]
             )
         if weights.decoder > 0:
             terms["decoder"] = relative_squared_error(self._decoder_states[kept], teacher_states)
         return terms
+
+    def _teach(self, decoder_input_ids: Tensor) -> Any:
+        """The teacher's states for the latest features."""
+        teacher, features = self.teacher, self._whole_features
+        assert teacher is not None and features is not None
+        with in_context(teacher, self.teacher_context, features) as heard:
+            return teacher.model(heard, decoder_input_ids=decoder_input_ids, use_cache=False)

@@ -37,7 +37,6 @@ def pseudo_labels(
     cache: Path,
     *,
     inputs: dict[str, Any],
-    language: str,
     task: str,
     max_label_length: int,
     batch_size: int = 8,
@@ -52,7 +51,6 @@ def pseudo_labels(
     """
     done = _read_cache(cache, inputs)
     tokenizer = processor.tokenizer
-    prefix = tokenizer.prefix_tokens
     if not done:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps({"inputs": inputs}, sort_keys=True) + "\n", encoding="utf8")
@@ -60,20 +58,21 @@ def pseudo_labels(
     with cache.open("a", encoding="utf8") as file:
         starts = range(len(done), len(dataset), batch_size)
         for start in tqdm(starts, desc="teacher's transcripts", unit="batch", disable=not starts):
-            rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            indices = range(start, min(start + batch_size, len(dataset)))
+            rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
             features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows])
             with torch.no_grad():
-                generated = teacher.generate(features, language=language, task=task, num_beams=1, do_sample=False)
+                generated = teacher.generate(features, language=languages, task=task, num_beams=1, do_sample=False)
             for tokens in generated.tolist():
                 text = [token for token in tokens if token < tokenizer.eos_token_id]
                 done.append(text)
                 file.write(json.dumps({"tokens": text, "text": tokenizer.decode(text)}, ensure_ascii=False) + "\n")
             file.flush()
     # The collator takes the start token off again; kept here so that labels look like the tokenizer's own.
-    labels: list[list[int] | None] = [
-        [*prefix, *text, tokenizer.eos_token_id] if text and len(prefix) + len(text) + 1 <= max_label_length else None
-        for text in done
-    ]
+    labels: list[list[int] | None] = []
+    for text, language in zip(done, dataset.languages, strict=True):
+        label = [*dataset.encoder.prefix(language), *text, tokenizer.eos_token_id]
+        labels.append(label if text and len(label) <= max_label_length else None)
     relabelled = RelabelledDataset(dataset, labels)
     if len(relabelled) == 0:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The target's format without training: what QAT has to beat."""
+"""The target's format without training: what QAT has to beat, and where it starts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
+from qat_plugin.arms import PTQMethod
+from qat_plugin.encoder_context import EncoderContext
+from qat_plugin.errors import QuantizationError
 from qat_plugin.fake_quant import QuantizerConfig
-from qat_plugin.fake_quant.observers import WeightObserver
+from qat_plugin.fake_quant.observers import ScaleSearch, WeightScale, search_mse, two_level_scale
+from qat_plugin.fake_quant.schemes import WeightScheme
 from qat_plugin.training.callback import QATCallback
 
 
@@ -19,11 +24,65 @@ def quantize_without_training(
     quantizer: QuantizerConfig,
     folder: str | Path,
     *,
-    weight_observer: WeightObserver = "mse",
+    method: PTQMethod = "mse",
     calibration_batches: Iterable[dict[str, Any]] | None = None,
+    encoder_context: EncoderContext | None = None,
 ) -> None:
-    """Calibrate and round `model` (in place) and write the checkpoint to `folder`, ready to export."""
-    qat = QATCallback(quantizer, weight_observer=weight_observer, calibration_batches=calibration_batches)
+    """Quantize `model` (in place) and write the checkpoint to `folder`, ready to export.
+
+    `method`: "rtn" rounds within each group's range; "kquant" and "hqq" are ONNX Runtime's own; "mse" minimises the error
+    of the output, and "gptq" rounds to that end, too. All but "rtn" use `calibration_batches` (as the collator makes them);
+    "gptq" needs them.
+
+    Raises `QuantizationError` when a method lacks what it needs.
+    """
+    if method == "gptq" and calibration_batches is None:
+        raise QuantizationError("GPTQ rounds by what it sees on speech: set `calibration_samples` to 1 or more")
+    qat = QATCallback(
+        quantizer,
+        weight_observer="minmax" if method == "rtn" else "mse",
+        calibration_batches=None if method == "rtn" else calibration_batches,
+        encoder_context=encoder_context,
+    )
     qat.prepare(model)
-    qat.calibrate(model, torch.device("cpu"))
+    searches: dict[str, ScaleSearch] = {"kquant": search_kquant, "hqq": search_hqq}
+    qat.calibrate(model, torch.device("cpu"), searches.get(method, search_mse), with_gptq=method == "gptq")
     qat.finish(model, folder)
+
+
+def search_kquant(weight: Tensor, scheme: WeightScheme, importance: Tensor | None = None) -> WeightScale:
+    """Scales and zero points by ONNX Runtime's k-quant, which weights alone decide."""
+    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
+
+    if scheme.symmetric:
+        return search_mse(weight, scheme)
+    assert scheme.group_size is not None
+    _, scale, points = quant_tensor_k_quant_cpu(weight.numpy(), scheme.num_bits, scheme.group_size)
+    return _from_groups(weight, scheme, torch.from_numpy(scale).float(), torch.from_numpy(points))
+
+
+def search_hqq(weight: Tensor, scheme: WeightScheme, importance: Tensor | None = None) -> WeightScale:
+    """Scales and zero points (rounded: the format has integers) by ONNX Runtime's HQQ, which weights alone decide."""
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            HQQWeightOnlyQuantConfig,
+            HQQWeightOnlyQuantizer,
+        )
+    except ModuleNotFoundError as error:
+        raise QuantizationError(
+            f"ONNX Runtime's HQQ needs the package {error.name!r}: pip install 'qat_plugin[rivals]'"
+        ) from error
+    if scheme.symmetric:
+        return search_mse(weight, scheme)
+    config = HQQWeightOnlyQuantConfig(block_size=scheme.group_size, bits=scheme.num_bits)
+    quantizer = HQQWeightOnlyQuantizer(config)
+    _, scale, points = quantizer.quantize_internal(weight, scheme.num_bits, group_size=scheme.group_size)
+    return _from_groups(weight, scheme, scale.float(), points.round().clamp(scheme.qmin, scheme.qmax))
+
+
+def _from_groups(weight: Tensor, scheme: WeightScheme, scale: Tensor, points: Tensor) -> WeightScale:
+    shape = (weight.shape[0], -1)
+    scale, points = scale.reshape(shape), points.reshape(shape)
+    if scheme.max_product is not None:
+        return two_level_scale(weight, scheme, scale, points)
+    return WeightScale(scale, points.to(torch.uint8))

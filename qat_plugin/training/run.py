@@ -12,11 +12,13 @@ from typing import Any
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.trainer_utils import get_last_checkpoint
 
+from qat_plugin.arms import Arm
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.data.encoding import set_language
 from qat_plugin.data.features import training_dataset
 from qat_plugin.data.loading import Corpus, load_training_corpora
 from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
+from qat_plugin.encoder_context import EncoderContext, set_encoder_context
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.models import load_processor, load_whisper
@@ -31,7 +33,14 @@ from qat_plugin.training.trainer import QATTrainer
 def quantizer_config(recipe: Recipe) -> QuantizerConfig:
     """The recipe's quantization as `prepare` takes it."""
     q = recipe.quantization
-    return QuantizerConfig(q.target, q.group_size, tuple(q.skip_modules), q.learned_scales)
+    return QuantizerConfig(
+        q.target, q.group_size, tuple(q.skip_modules), q.learned_scales, tuple(q.int8_modules), q.hot_tokens
+    )
+
+
+def encoder_context(recipe: Recipe) -> EncoderContext | None:
+    """How the recipe wants silence folded; None: not at all."""
+    return EncoderContext() if recipe.model.encoder_context == "auto" else None
 
 
 def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
@@ -106,7 +115,6 @@ def _training_data(
                 "samples": len(dataset),
                 **dataclasses.asdict(recipe.data),
             },
-            language=recipe.model.language,
             task=recipe.model.task,
             max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
         )
@@ -119,8 +127,8 @@ def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
     return None if name is None else load_whisper(name)
 
 
-def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
-    """The recipe's trainer, writing checkpoints to `folder`."""
+def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QATTrainer:
+    """The recipe's trainer, writing checkpoints to `folder`; `quantized=False` trains the control, in float."""
     model, processor = load_model(recipe)
     # A copy: the recipe's own output_dir is the folder of the whole run.
     args = copy.copy(recipe.training)
@@ -132,7 +140,7 @@ def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
         validation = _dataset(recipe, recipe.data.validation_data, model, processor, without_text=False)
     q, d = recipe.quantization, recipe.distillation
     qat = QATCallback(
-        quantizer_config(recipe),
+        quantizer_config(recipe) if quantized else None,
         weight_observer=q.weight_observer,
         calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
         scale_learning_rate=q.scale_learning_rate,
@@ -143,6 +151,7 @@ def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
             d.ce_weight, d.kl_weight, d.encoder_weight, d.decoder_weight, d.distillation_temperature
         ),
         teacher=_teacher(recipe),
+        encoder_context=encoder_context(recipe),
     )
     return QATTrainer(
         model=model,
@@ -156,9 +165,9 @@ def make_trainer(recipe: Recipe, folder: Path) -> QATTrainer:
     )
 
 
-def run_training(recipe: Recipe, folder: Path) -> None:
+def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> None:
     """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
-    trainer = make_trainer(recipe, folder)
+    trainer = make_trainer(recipe, folder, quantized=quantized)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     trainer.save_state()
     if trainer.is_world_process_zero():
@@ -168,29 +177,27 @@ def run_training(recipe: Recipe, folder: Path) -> None:
     trainer.accelerator.end_training()
 
 
-def save_float_arm(recipe: Recipe, folder: Path) -> None:
+def save_float_arm(recipe: Recipe, folder: Path, context: EncoderContext | None = None) -> None:
     """The float model as the other arms are saved."""
     model, processor = load_model(recipe)
+    set_encoder_context(model.config, context)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def run_plain_rounding(recipe: Recipe, folder: Path) -> None:
-    """Write the ptq arm: the target's format by plain rounding, each range from its least to its greatest weight."""
-    model, processor = load_model(recipe)
-    quantize_without_training(model, quantizer_config(recipe), folder, weight_observer="minmax")
-    processor.save_pretrained(folder)
-
-
-def run_ptq(recipe: Recipe, folder: Path, training_folder: Path) -> None:
-    """Write the ptq-mse arm: the model as training finds it before its first step, from the same calibration."""
+def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fine_tuned_folder: Path) -> None:
+    """Write a ptq arm, calibrated on the speech that training calibrates on."""
+    assert arm.method is not None
     model, processor = load_model(recipe)
     dataset, collator = _training_data(recipe, model, processor, training_folder)
+    if arm.fine_tuned:
+        model = load_whisper(fine_tuned_folder)
     quantize_without_training(
         model,
         quantizer_config(recipe),
         folder,
-        weight_observer=recipe.quantization.weight_observer,
+        method=arm.method,
         calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
+        encoder_context=encoder_context(recipe),
     )
     processor.save_pretrained(folder)

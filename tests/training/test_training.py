@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
 
+from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant import QuantizerConfig, fake_quant_layers, read_checkpoint
 from qat_plugin.models import load_fake_quant, load_whisper
@@ -144,8 +145,9 @@ def test_finished_checkpoint_is_folded_and_gives_the_trained_integers(tiny_whisp
     with torch.no_grad():
         for name, layer in fake_quant_layers(trainer.model):
             quantizer = layer.weight_quantizer
-            trained[name] = (layer.weight.flatten(1) / quantizer.scale.repeat_interleave(
-                layer.weight[0].numel() // quantizer.scale.shape[1], 1)).round()  # fmt: skip
+            weight = layer.weight if quantizer.equalization is None else layer.weight * quantizer.equalization
+            trained[name] = (weight.flatten(1) / quantizer.steps.repeat_interleave(
+                layer.weight[0].numel() // quantizer.steps.shape[1], 1)).round()  # fmt: skip
     batch = collate(examples(2, 5))
     trainer.model.eval()
     with torch.no_grad():
@@ -157,7 +159,7 @@ def test_finished_checkpoint_is_folded_and_gives_the_trained_integers(tiny_whisp
         point = (
             0
             if weight.zero_point is None
-            else np.repeat(weight.zero_point.astype(int), weight.integers.shape[1] // weight.scale.shape[1], 1)
+            else np.repeat(weight.zero_point.astype(int), weight.integers.shape[1] // weight.zero_point.shape[1], 1)
         )
         low, high = weight.scheme.weight.qmin - point, weight.scheme.weight.qmax - point
         assert np.array_equal(weight.integers.astype(int) - point, np.clip(trained[name].numpy(), low, high))
@@ -193,7 +195,7 @@ def test_resuming_without_the_quantizers_is_a_clear_error(tiny_whisper_dir, tmp_
 
 def test_resuming_with_another_group_size_names_the_layer(tiny_whisper_dir, tmp_path):
     make_trainer(tiny_whisper_dir, tmp_path).train()
-    other = make_trainer(tiny_whisper_dir, tmp_path, qat=QATCallback(QuantizerConfig("int4", 32)))
+    other = make_trainer(tiny_whisper_dir, tmp_path, qat=QATCallback(QuantizerConfig("int4", 16)))
     with pytest.raises(QuantizationError, match=r"the scale of model\.\S+ has shape \(\d+, \d+\), the model needs"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
@@ -210,3 +212,62 @@ def test_saved_quantizer_config_is_what_was_asked(tiny_whisper_dir, tmp_path):
     content = json.loads((tmp_path / "saved" / "quantizer.json").read_text())
     assert (content["target"], content["group_size"], content["skip_modules"]) == ("int4", 32, ["model.encoder.conv*"])
     assert "model.encoder.conv1" not in content["layers"] and "model.encoder.layers.0.fc1" in content["layers"]
+
+
+def speech(count: int) -> list[dict[str, torch.Tensor]]:
+    """Examples of half a second in a window of silence."""
+    rows = examples(count)
+    for row in rows:
+        row["input_features"][:, 50:] = row["input_features"].min()
+    return rows
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_gradient_checkpointing_changes_nothing_where_silence_is_folded(tiny_whisper_dir, tmp_path, accumulation):
+    logs = []
+    for checkpointing in (False, True):
+        qat = QATCallback("int4", loss_weights=DISTILLATION, encoder_context=EncoderContext())
+        trainer = QATTrainer(
+            model=load_whisper(tiny_whisper_dir), train_dataset=speech(8), data_collator=collate, qat=qat,
+            args=arguments(tmp_path, gradient_checkpointing=checkpointing, gradient_accumulation_steps=accumulation,
+                           max_steps=2, save_strategy="no", eval_strategy="no"),
+        )  # fmt: skip
+        trainer.train()
+        logs.append([(e["loss"], e["grad_norm"], e["loss_encoder"]) for e in trainer.state.log_history if "loss" in e])
+        assert trainer.model.config.max_source_positions == 1500
+    assert np.allclose(logs[0], logs[1], rtol=1e-5)
+
+
+def test_folded_silence_trains_nearly_as_the_whole_window_does(tiny_whisper_dir, tmp_path):
+    losses = []
+    for context in (None, EncoderContext()):
+        qat = QATCallback("int4", loss_weights=LossWeights(ce=1.0), encoder_context=context)
+        trainer = QATTrainer(
+            model=load_whisper(tiny_whisper_dir), train_dataset=speech(4), data_collator=collate, qat=qat,
+            args=arguments(tmp_path, max_steps=1, save_strategy="no"),
+        )  # fmt: skip
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_the_float_control_trains_like_qat_and_saves_a_vanilla_checkpoint(tiny_whisper_dir, tmp_path):
+    qat = QATCallback(None, encoder_context=EncoderContext())
+    trainer = QATTrainer(
+        model=load_whisper(tiny_whisper_dir), train_dataset=speech(8), data_collator=collate, qat=qat,
+        args=arguments(tmp_path / "run"),
+    )  # fmt: skip
+    trainer.train()
+    qat.finish(trainer.model, tmp_path / "end")
+    before, after = load_whisper(tiny_whisper_dir), load_whisper(tmp_path / "end")
+    assert not torch.equal(before.model.encoder.layers[0].fc1.weight, after.model.encoder.layers[0].fc1.weight)
+    assert encoder_context_of(after.config) == EncoderContext()
+    assert not list(tmp_path.rglob("quantizer*"))
+    assert next(fake_quant_layers(trainer.model), None) is None
+    again = QATTrainer(
+        model=load_whisper(tiny_whisper_dir), train_dataset=speech(8), data_collator=collate,
+        qat=QATCallback(None, encoder_context=EncoderContext()), args=arguments(tmp_path / "run"),
+    )  # fmt: skip
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    whole = load_file(tmp_path / "end" / "model.safetensors")
+    assert_equal(whole, load_file(tmp_path / "run" / "checkpoint-4" / "model.safetensors"))
