@@ -29,7 +29,7 @@ FORBIDDEN = {
     },
     "training": {"qat_plugin.export", "qat_plugin.publishing"},
 }  # fmt: skip
-FAKE_QUANT_MAY_IMPORT = {"torch", "numpy", "safetensors", "qat_plugin.errors", "qat_plugin.fake_quant"}
+FAKE_QUANT_MAY_IMPORT = {"torch", "numpy", "safetensors", "tqdm", "qat_plugin.errors", "qat_plugin.fake_quant"}
 
 
 def imports(path: Path) -> set[str]:

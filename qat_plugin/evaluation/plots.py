@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and by the shape of the marker in print.
-_COLOURS = {"fp": "#000000", "fp-ft": "#56B4E9", "ptq": "#E69F00", "ptq-mse": "#D55E00", "qat": "#0072B2"}
-_MARKERS = {"fp": "s", "fp-ft": "D", "ptq": "^", "ptq-mse": "v", "qat": "o"}
-_OTHER_COLOUR, _OTHER_MARKER = "#CC79A7", "v"
+_COLOURS = {
+    "fp": "#000000", "fp-ft": "#56B4E9", "ptq-rtn": "#E69F00", "ptq-kquant": "#F0E442", "ptq-hqq": "#CC79A7",
+    "ptq-mse": "#D55E00", "ptq-gptq": "#882255", "ptq-ft": "#999999", "qat": "#0072B2",
+}  # fmt: skip
+_MARKERS = {
+    "fp": "s", "fp-ft": "D", "ptq-rtn": "^", "ptq-kquant": "<", "ptq-hqq": ">", "ptq-mse": "v", "ptq-gptq": "P",
+    "ptq-ft": "X", "qat": "o",
+}  # fmt: skip
+_OTHER_COLOUR, _OTHER_MARKER = "#009E73", "*"
 
 
 def draw_plots(results: Mapping[str, Any], out_dir: Path) -> list[Path]:

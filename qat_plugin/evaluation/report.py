@@ -55,7 +55,7 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         "better.",
         _markdown_table(*_difference_table(results), text_columns=3),
         "## Speech",
-        _markdown_table(*_corpus_table(results), text_columns=1),
+        _markdown_table(*_corpus_table(results), text_columns=2),
         "## Files",
         "Every file of an arm's folder counts.",
         _markdown_table(*_file_table(results), text_columns=2),
@@ -162,9 +162,10 @@ def _difference_table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _corpus_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    header = ["corpus", "utterances", "words", "minutes", "speakers", "longer than the window", "empty references"]
+    header = ["corpus", "language", "utterances", "words", "minutes", "speakers", "longer than the window"]
+    header.append("empty references")
     rows = [
-        [name, *(str(v) for v in (c["utterances"], c["words"], f"{c['seconds'] / 60:.1f}", c["speakers"] or "unknown",
+        [name, *(str(v) for v in (", ".join(c["languages"]), c["utterances"], c["words"], f"{c['seconds'] / 60:.1f}", c["speakers"] or "unknown",
                                   c["long_form"], c["empty_references"]))]
         for name, c in results["corpora"].items()
     ]  # fmt: skip

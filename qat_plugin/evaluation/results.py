@@ -16,7 +16,7 @@
                      "bytes_ratio": float | null,   to the arm fp; null without fp
                      "files": {relative path: {"bytes": int, "sha256": hex}},
                      "quantization": {...} | null}},               the folder's quantization.json without digests
-      "corpora": {CORPUS: {utterances, words, characters, empty_references, long_form, seconds, speakers}},
+      "corpora": {CORPUS: {utterances, words, characters, empty_references, long_form, seconds, speakers, languages}},
       "measurements": {ARM: {CORPUS: MEASUREMENT}},
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }
@@ -35,7 +35,7 @@
     }
 
 `difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
-100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order fp, fp-ft, ptq, ptq-mse, qat. In "pooled" the
+100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order of `qat_plugin.arms`. In "pooled" the
 ids are written CORPUS/ID. The same transcripts give the same bytes.
 """
 
@@ -46,6 +46,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qat_plugin.arms import FLOAT, arm_order
 from qat_plugin.errors import EvaluationError
 from qat_plugin.evaluation.bootstrap import CONFIDENCE, DEFAULT_RESAMPLES, DEFAULT_SEED
 from qat_plugin.evaluation.folder_files import list_files
@@ -54,8 +55,7 @@ from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, s
 from qat_plugin.evaluation.transcripts import Transcript, read_transcripts
 
 SCHEMA_VERSION = 1
-ARM_ORDER = ("fp", "fp-ft", "ptq", "ptq-mse", "qat")
-BASELINE = "fp"
+BASELINE = FLOAT
 
 # What may differ between arms and corpora; everything else that decides a transcript or its time must not.
 _OWN_SETTINGS = ("arm", "corpus", "files")
@@ -95,7 +95,7 @@ def collect_results(
     if not arm_folders or not corpora:
         raise EvaluationError(f"arms are {list(arm_folders)}, corpora {list(corpora)}: name at least one of each")
     normalize = get_normalizer(normalizer)
-    arms = sorted(arm_folders, key=lambda arm: ARM_ORDER.index(arm) if arm in ARM_ORDER else len(ARM_ORDER))
+    arms = sorted(arm_folders, key=arm_order)
     listings = {arm: list_files(arm_folders[arm]) for arm in arms}
     scored: dict[str, dict[str, Scored]] = {}
     shared: tuple[Path, dict[str, Any]] | None = None
@@ -230,4 +230,5 @@ def _describe_corpus(part: Scored) -> dict[str, Any]:
         "long_form": sum(t.long_form for t in part.transcripts),
         "seconds": round(sum(t.duration for t in part.transcripts), 3),
         "speakers": len(speakers) if speakers else None,
+        "languages": sorted({t.language for t in part.transcripts}),
     }

@@ -55,7 +55,7 @@ class SpeechCorpus(Protocol):
         """Number of rows, unless it is streamed."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Rows with id, text, duration in seconds, speaker."""
+        """Rows with id, text, duration in seconds, speaker, language."""
 
     def read(self, row: dict[str, Any]) -> Audio:
         """16 kHz mono audio of a row, shape (samples,)."""
@@ -84,10 +84,10 @@ def evaluate_arm(
 
     Args:
         folder: complete ONNX folder.
-        arm: fp, fp-ft, ptq, ptq-mse or qat.
+        arm: its name, as in `qat_plugin.arms`.
         corpus: loaded test corpus; ids are unique, every row has text.
         out_dir: where CORPUS/ARM.jsonl goes, a `TranscriptFile`.
-        language, task: as `generate` knows them; never guessed.
+        language, task: as `generate` knows them; never guessed. The language is that of rows that do not tell theirs.
         normalizer: for the WER in the progress bar; transcripts are stored as they are.
         num_beams: 1 is greedy.
         batch_size: utterances that are decoded together, in the corpus' order.
@@ -155,8 +155,9 @@ class _Decoder:
         self._model = model
         self._processor = processor
         self._limit: int = model.config.max_target_positions
+        self._language, self._task = language, task
+        self._asked(language)  # an unknown one must fail now
         self._arguments = {
-            **language_and_task(model.generation_config, language, task),
             "num_beams": num_beams,
             "do_sample": False,
             "condition_on_prev_tokens": False,
@@ -179,7 +180,7 @@ class _Decoder:
     def warm_up(self, audios: Sequence[Audio]) -> None:
         """Run a batch without timing it: the first one allocates, prepacks and picks kernels."""
         window = self._processor.feature_extractor.n_samples
-        self._generate([audio[:window] for audio in audios], long_form=False)
+        self._generate([audio[:window] for audio in audios], [self._language] * len(audios), long_form=False)
 
     def transcribe(self, rows: Sequence[dict[str, Any]], audios: Sequence[Audio]) -> list[Transcript]:
         """Transcripts in the order of the rows: short clips together, long ones each alone."""
@@ -190,10 +191,11 @@ class _Decoder:
         transcripts: dict[int, Transcript] = {}
         for indices, long_form in groups:
             start = time.perf_counter()
-            heard = self._generate([audios[i] for i in indices], long_form=long_form)
+            languages = [rows[i].get("language") or self._language for i in indices]
+            heard = self._generate([audios[i] for i in indices], languages, long_form=long_form)
             seconds = time.perf_counter() - start
             samples = sum(len(audios[i]) for i in indices)
-            for i, (text, tokens, hit_limit) in zip(indices, heard, strict=True):
+            for i, language, (text, tokens, hit_limit) in zip(indices, languages, heard, strict=True):
                 transcripts[i] = Transcript(
                     id=rows[i]["id"],
                     batch=rows[0]["id"],
@@ -203,12 +205,19 @@ class _Decoder:
                     duration=round(float(rows[i]["duration"]), 4),
                     seconds=round(seconds * len(audios[i]) / samples, 6),
                     speaker=rows[i].get("speaker"),
+                    language=self._asked(language).get("language", "en"),
                     long_form=long_form,
                     hit_length_limit=hit_limit,
                 )
         return [transcripts[i] for i in range(len(rows))]
 
-    def _generate(self, audios: Sequence[Audio], *, long_form: bool) -> list[tuple[str, int, bool]]:
+    def _asked(self, language: str) -> dict[str, str]:
+        """Arguments of `generate`; none for a model that knows English only."""
+        return language_and_task(self._model.generation_config, language, self._task)
+
+    def _generate(
+        self, audios: Sequence[Audio], languages: Sequence[str], *, long_form: bool
+    ) -> list[tuple[str, int, bool]]:
         """Text, number of tokens, and whether generation was cut off, of each clip."""
         extractor, tokenizer = self._processor.feature_extractor, self._processor.tokenizer
         length = {"truncation": False, "padding": "longest"} if long_form else {}
@@ -216,11 +225,15 @@ class _Decoder:
             list(audios), sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True,
             **length,
         )  # fmt: skip
+        asked: dict[str, Any] = dict(self._asked(languages[0]))
+        if len(set(languages)) > 1:
+            asked["language"] = [self._asked(language)["language"] for language in languages]
         output = self._model.generate(
             features.input_features,
             attention_mask=features.attention_mask,
             return_timestamps=long_form,
             return_segments=True,
+            **asked,
             **self._arguments,
         )
         texts = tokenizer.batch_decode(output["sequences"], skip_special_tokens=True)

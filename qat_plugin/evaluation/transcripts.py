@@ -34,6 +34,7 @@ class Transcript:
         duration: of the audio, in seconds.
         seconds: wall time of features, generation and text; of a batch, this utterance's share by duration.
         speaker: None where the corpus does not tell.
+        language: code of Whisper's, that the model was told.
         long_form: longer than the model's window, hence decoded window by window.
         hit_length_limit: generation was cut off at the model's `max_target_positions`.
     """
@@ -46,6 +47,7 @@ class Transcript:
     duration: float
     seconds: float
     speaker: str | None
+    language: str
     long_form: bool
     hit_length_limit: bool
 

@@ -12,22 +12,19 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template, UndefinedError
 
+from qat_plugin.arms import ARMS, TRAINED
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing.languages import hub_language
 
 Document = Mapping[str, Any]
 
-ARM = "qat"
+ARM = TRAINED
 """The arm that is published: the card is about it, the other arms are what it is compared with."""
 
 POOLED = "all corpora"
 
-_ARM_NAMES = {
-    "fp": "float",
-    "fp-ft": "float, fine-tuned",
-    "ptq": "quantized without training",
-    "ptq-mse": "the same with searched scales, where training starts",
-    "qat": "**this model**, quantization-aware training",
+_ARM_NAMES = {name: arm.description for name, arm in ARMS.items()} | {
+    TRAINED: f"**this model**, {ARMS[TRAINED].description}"
 }
 _NORMALIZERS = {
     "basic": "Whisper's BasicTextNormalizer: lower case, no punctuation; words part at apostrophes and hyphens, "

@@ -13,10 +13,10 @@ from qat_plugin.publishing.card import render_card
 
 # The fields of a recipe that decide the model or its figures, in the order in which a card shows them.
 SHOWN_FIELDS = (
-    "model_name_or_path", "model_revision", "language", "task", "freeze_encoder",
+    "model_name_or_path", "model_revision", "language", "task", "encoder_context", "freeze_encoder",
     "train_corpora", "train_data", "max_train_samples", "sample_seed", "min_duration_in_seconds",
     "max_duration_in_seconds", "max_label_length", "join_to_seconds",
-    "target", "group_size", "skip_modules", "weight_observer", "calibration_samples", "learned_scales",
+    "target", "group_size", "skip_modules", "int8_modules", "hot_tokens", "weight_observer", "calibration_samples", "learned_scales",
     "scale_learning_rate", "fake_quantize_activations", "fake_quant_start_step", "freeze_scales_step",
     "teacher_model_name_or_path", "distillation_temperature", "ce_weight", "kl_weight", "encoder_weight",
     "decoder_weight", "pseudo_labels",

@@ -112,7 +112,7 @@ def write_transcripts(
     transcripts = [
         Transcript(
             id=f"u{i}", batch=f"u{i}", reference=reference, hypothesis=hypothesis, tokens=len(hypothesis), duration=2.0,
-            seconds=0.5, speaker=f"s{i % 3}", long_form=False, hit_length_limit=False,
+            seconds=0.5, speaker=f"s{i % 3}", language="fr", long_form=False, hit_length_limit=False,
         )
         for i, (reference, hypothesis) in enumerate(texts)
     ]  # fmt: skip

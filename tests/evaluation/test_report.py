@@ -24,9 +24,9 @@ REFERENCE = "un deux trois quatre cinq six sept huit neuf dix"
 @pytest.fixture
 def results(tmp_path: Path, tiny_whisper_dir: Path) -> dict[str, Any]:
     """Two corpora of 20 utterances; ptq loses a word in each, qat in one utterance."""
-    folders = {arm: exported_folder(tmp_path, tiny_whisper_dir, arm, 10_000) for arm in ("fp", "ptq", "qat")}
+    folders = {arm: exported_folder(tmp_path, tiny_whisper_dir, arm, 10_000) for arm in ("fp", "ptq-rtn", "qat")}
     short = REFERENCE.removesuffix(" dix")
-    heard = {"fp": [REFERENCE] * 20, "ptq": [short] * 20, "qat": [short] + [REFERENCE] * 19}
+    heard = {"fp": [REFERENCE] * 20, "ptq-rtn": [short] * 20, "qat": [short] + [REFERENCE] * 19}
     for corpus in ("studio", "street"):
         for arm, folder in folders.items():
             texts = [(REFERENCE, text) for text in heard[arm]]
@@ -51,21 +51,21 @@ def test_table(results: dict[str, Any]) -> None:
     size, of_fp = results["arms"]["qat"]["bytes"], results["arms"]["fp"]["bytes"]
     lines = [line.split() for line in table.splitlines()]
     assert lines[0] == ["corpus", "model", "format", "WER", "%", "95", "%", "interval", "vs", "fp", "size", "speed"]
-    assert ["studio", "ptq", "int4", "10.0", "10.0", "to", "10.0", "+10.00"] in [line[:8] for line in lines]
+    assert ["studio", "ptq-rtn", "int4", "10.0", "10.0", "to", "10.0", "+10.00"] in [line[:8] for line in lines]
     (qat,) = [line for line in lines if line[:2] == ["studio", "qat"]]
     assert qat[3] == "0.5" and qat[7] == "+0.50"
     assert qat[8:] == [f"{size / 1e6:.1f}", "MB", f"({100 * size / of_fp:.1f}", "%)", "4.0x"]
     assert ["street", "fp", "float32", "4.0"] in [line[:4] for line in lines]  # eight insertions in 200 words
-    assert ["all", "corpora", "ptq", "int4", "10.0"] in [line[:5] for line in lines]
-    assert "* all corpora: qat is 9.50 points better than ptq (0.5 against 10.0 % WER)" in table
+    assert ["all", "corpora", "ptq-rtn", "int4", "10.0"] in [line[:5] for line in lines]
+    assert "* all corpora: qat is 9.50 points better than ptq-rtn (0.5 against 10.0 % WER)" in table
     assert max(map(len, table.splitlines())) <= 120
 
 
 def test_findings_say_how_sure_they_are(results: dict[str, Any]) -> None:
     sentences = findings(results)
     assert len(sentences) == 3 * 3
-    (sure,) = [s for s in sentences if s.startswith("studio: qat is 9.50 points better than ptq")]
-    low, high = results["measurements"]["qat"]["studio"]["versus"]["ptq"]["interval"]
+    (sure,) = [s for s in sentences if s.startswith("studio: qat is 9.50 points better than ptq-rtn ")]
+    low, high = results["measurements"]["qat"]["studio"]["versus"]["ptq-rtn"]["interval"]
     expected = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f} points, {100 * (high - low):.2f} wide"
     assert f"{expected}; 0 lies outside, so the difference is beyond its interval." in sure
     (unsure,) = [s for s in sentences if s.startswith("studio: qat is 0.50 points worse than fp")]
@@ -78,10 +78,10 @@ def test_report(results: dict[str, Any]) -> None:
     assert cells(report, "model") == [
         "model", "format", "studio: WER %", "street: WER %", "all corpora: WER %", "size", "speed"
     ]  # fmt: skip
-    assert cells(report, "ptq", "int4")[2] == "10.0 [10.0, 10.0] (+10.00)"
+    assert cells(report, "ptq-rtn", "int4")[2] == "10.0 [10.0, 10.0] (+10.00)"
     errors = ["0", "0", "8", "200"]
     assert cells(report, "street", "fp")[2:6] == errors and cells(report, "street", "fp")[7:9] == ["1", "0"]
-    difference = cells(report, "all corpora", "ptq", "fp")
+    difference = cells(report, "all corpora", "ptq-rtn", "fp")
     assert difference[3] == "+8.00" and difference[5] == "+400.00" and difference[8] == "yes"
     assert cells(report, "studio", "qat", "fp")[5:7] == ["n/a", "n/a"]  # fp has no error there
     for name, entry in results["arms"]["qat"]["files"].items():

@@ -19,7 +19,7 @@ from qat_plugin.evaluation.results import collect_results, read_results, write_r
 SPOKEN = ["un deux trois quatre", "C'est l'été !", "", "oui"]
 HEARD = {
     "fp": ["un deux trois quatre", "c'est l'été", "", "non"],
-    "ptq": ["un deux toi", "c'est l'été", "euh", "non " * 12],
+    "ptq-rtn": ["un deux toi", "c'est l'été", "euh", "non " * 12],
     "qat": ["un deux trois quatre", "c'est pas l'hiver", "", "oui"],
 }
 
@@ -28,7 +28,7 @@ class Run:
     """An output folder with finished transcripts of three arms on two corpora."""
 
     def __init__(self, tmp_path: Path, tiny_whisper_dir: Path) -> None:
-        sizes = {"fp": 50_000, "ptq": 5_000, "qat": 5_000}
+        sizes = {"fp": 50_000, "ptq-rtn": 5_000, "qat": 5_000}
         self.folders = {arm: exported_folder(tmp_path, tiny_whisper_dir, arm, size) for arm, size in sizes.items()}
         self.evaluation = tmp_path / "evaluation"
         for arm in HEARD:
@@ -40,7 +40,7 @@ class Run:
         settings.setdefault("files", list_files(self.folders[arm]))
         return write_transcripts(self.evaluation, corpus, arm, texts=pairs, **settings)
 
-    def collect(self, arms: tuple[str, ...] = ("qat", "ptq", "fp"), **arguments: Any) -> dict[str, Any]:
+    def collect(self, arms: tuple[str, ...] = ("qat", "ptq-rtn", "fp"), **arguments: Any) -> dict[str, Any]:
         folders = {arm: self.folders[arm] for arm in arms}
         given = {"normalizer": "basic", "recipe": {"target": "int4"}, "step_seconds": {"train": 61.23}, **arguments}
         return collect_results(self.evaluation, folders, given.pop("corpora", ["studio", "street"]), **given)
@@ -53,7 +53,7 @@ def run(tmp_path: Path, tiny_whisper_dir: Path) -> Run:
 
 def test_counts(run: Run) -> None:
     results = run.collect()
-    assert list(results["arms"]) == ["fp", "ptq", "qat"]
+    assert list(results["arms"]) == ["fp", "ptq-rtn", "qat"]
     fp, ptq, qat = (results["measurements"][arm]["studio"] for arm in results["arms"])
 
     def counts(m: dict[str, Any]) -> tuple[int, ...]:
@@ -66,13 +66,13 @@ def test_counts(run: Run) -> None:
     assert (fp["wer"], ptq["wer"]) == (pytest.approx(1 / 9, abs=1e-6), pytest.approx(15 / 9, abs=1e-6))
     assert (ptq["looping"], ptq["looping_ids"], fp["looping"]) == (1, ["u3"], 0)
     assert (ptq["audio_seconds"], ptq["wall_seconds"], ptq["rtfx"]) == (8.0, 2.0, 4.0)
-    pooled = results["pooled"]["ptq"]
+    pooled = results["pooled"]["ptq-rtn"]
     assert counts(pooled) == (2, 1, 12, 30, 33)
     assert pooled["wer"] == pytest.approx(15 / 33, abs=1e-6)  # not the mean of 15/9 and 0
     assert pooled["looping_ids"] == ["studio/u3"]
     assert results["corpora"]["studio"] == {
         "utterances": 4, "words": 9, "characters": 20 + 11 + 3, "empty_references": 1, "long_form": 0, "seconds": 8.0,
-        "speakers": 3,
+        "speakers": 3, "languages": ["fr"],
     }  # fmt: skip
     assert fp["cer"] == pytest.approx(3 / 34, abs=1e-6) and fp["reference_characters"] == 34
 
@@ -80,14 +80,14 @@ def test_counts(run: Run) -> None:
 def test_differences(run: Run) -> None:
     results = run.collect(resamples=500, seed=3)
     assert {arm: list(results["pooled"][arm]["versus"]) for arm in results["arms"]} == {
-        "fp": [], "ptq": ["fp"], "qat": ["fp", "ptq"],
+        "fp": [], "ptq-rtn": ["fp"], "qat": ["fp", "ptq-rtn"],
     }  # fmt: skip
-    versus = results["measurements"]["qat"]["studio"]["versus"]["ptq"]
+    versus = results["measurements"]["qat"]["studio"]["versus"]["ptq-rtn"]
     assert versus["difference"] == pytest.approx(-13 / 9, abs=1e-6)
     assert versus["relative"] == pytest.approx(-13 / 15, abs=1e-6)
     studio = np.array([[0, 2, 4], [2, 0, 4], [0, 1, 0], [0, 12, 1]])  # errors of qat, of ptq, words
     street = np.array([[0, 0, 4]] * 6)
-    for difference, strata in ((versus, [studio]), (results["pooled"]["qat"]["versus"]["ptq"], [studio, street])):
+    for difference, strata in ((versus, [studio]), (results["pooled"]["qat"]["versus"]["ptq-rtn"], [studio, street])):
         expected = paired_difference(strata, resamples=500, seed=3)
         assert difference["interval"] == pytest.approx([expected.interval.low, expected.interval.high], abs=1e-6)
         assert difference["p_value"] == pytest.approx(expected.p_value, abs=1e-6)
@@ -96,7 +96,7 @@ def test_differences(run: Run) -> None:
     assert results["measurements"]["qat"]["studio"]["wer_interval"] == pytest.approx(
         [interval.low, interval.high], abs=1e-6
     )
-    level = results["measurements"]["qat"]["street"]["versus"]["ptq"]
+    level = results["measurements"]["qat"]["street"]["versus"]["ptq-rtn"]
     assert (level["difference"], level["relative"], level["beyond_interval"]) == (0, None, False)
 
 
@@ -135,16 +135,16 @@ def test_the_normalizer_is_the_same_for_all(run: Run) -> None:
 
 def test_same_transcripts_same_bytes(run: Run, tmp_path: Path) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
-    for path, arms in zip(paths, [("qat", "ptq", "fp"), ("fp", "qat", "ptq")], strict=True):
+    for path, arms in zip(paths, [("qat", "ptq-rtn", "fp"), ("fp", "qat", "ptq-rtn")], strict=True):
         write_results(run.collect(arms), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert read_results(paths[0]) == json.loads(paths[0].read_text(encoding="utf8")) == run.collect()
 
 
 def test_without_the_float_arm(run: Run) -> None:
-    results = run.collect(("ptq", "qat"))
+    results = run.collect(("ptq-rtn", "qat"))
     assert results["arms"]["qat"]["bytes_ratio"] is None
-    assert list(results["pooled"]["qat"]["versus"]) == ["ptq"]
+    assert list(results["pooled"]["qat"]["versus"]) == ["ptq-rtn"]
 
 
 @pytest.mark.parametrize(

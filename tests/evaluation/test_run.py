@@ -36,13 +36,23 @@ def without_times(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines(path)]
 
 
+def test_a_row_that_tells_its_language_is_heard_in_it(folder: Path, tmp_path: Path) -> None:
+    corpus, model = ToneCorpus(), FakeModel(folder)
+    for row, language in zip(corpus.rows, ["es", None, "it", "it", "fr"], strict=True):
+        row["language"] = language
+    path = evaluate(folder, corpus, tmp_path / "out", model, batch_size=2)
+    assert [line["language"] for line in lines(path)] == ["es", "fr", "it", "it", "fr"]
+    # the first call warms up; rows of a batch may differ
+    assert [call["language"] for call in model.calls[1:]] == [["es", "fr"], "it", "fr"]
+
+
 def test_transcripts_and_what_the_model_was_asked(folder: Path, tmp_path: Path) -> None:
     model = FakeModel(folder, ["bonjour à tous", "merci bien", "", "au revoir", "un deux trois"])
     path = evaluate(folder, ToneCorpus(), tmp_path / "out", model, num_beams=3)
     assert path == tmp_path / "out" / "tones" / "qat.jsonl"
     expected = {
         "id": "clip1", "batch": "clip1", "reference": "merci", "hypothesis": "merci bien", "tokens": 10,
-        "duration": 0.5, "speaker": "s1", "long_form": False, "hit_length_limit": False,
+        "duration": 0.5, "speaker": "s1", "language": "fr", "long_form": False, "hit_length_limit": False,
     }  # fmt: skip
     assert without_times(path)[1] == expected
     assert [line["id"] for line in lines(path)] == [f"clip{i}" for i in range(5)]

@@ -11,11 +11,11 @@ from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
 REFERENCES = ["bonjour à tous les amis", "merci beaucoup madame", "il fait très beau ce matin", "au revoir et à demain"]
 HYPOTHESES = {
     "fp": ["bonjour à tous les amis", "merci beaucoup madame", "il fait très beau ce matin", "au revoir à demain"],
-    "ptq": ["bonjour à tous", "merci merci merci merci merci merci", "il fait beau le matin", "au revoir à demain"],
+    "ptq-rtn": ["bonjour à tous", "merci merci merci merci merci merci", "il fait beau le matin", "au revoir à demain"],
     "qat": ["bonjour à tous les amis", "merci beaucoup madame", "il fait très beau le matin", "au revoir à demain"],
 }
-SECONDS = {"fp": 0.125, "ptq": 0.0625, "qat": 0.0625}
-GRAPHS = {"fp": 40_000, "ptq": 9_000, "qat": 9_100}
+SECONDS = {"fp": 0.125, "ptq-rtn": 0.0625, "qat": 0.0625}
+GRAPHS = {"fp": 40_000, "ptq-rtn": 9_000, "qat": 9_100}
 DEFINITIONS = [
     {"name": "studio", "source": "hub", "path": "someone/studio-fr", "config": "fr", "split": "test",
      "revision": "1234abc", "license": "cc0-1.0", "description": "", "audio_column": None},
@@ -64,7 +64,7 @@ def measure(root: Path, folders: dict[str, Path], recipe: dict[str, Any]) -> Pat
         for arm, hypotheses in HYPOTHESES.items():
             own = {"arm": arm, "corpus": corpus, "files": list_files(folders[arm])}
             lines = [
-                Transcript(f"u{i}", f"u{i}", reference, hypothesis, 9, 2.5, SECONDS[arm], None, False, False)
+                Transcript(f"u{i}", f"u{i}", reference, hypothesis, 9, 2.5, SECONDS[arm], None, "fr", False, False)
                 for i, (reference, hypothesis) in enumerate(zip(REFERENCES[take], hypotheses[take], strict=True))
             ]
             file = TranscriptFile(root / corpus, arm, {**own, **settings})

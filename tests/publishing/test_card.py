@@ -67,7 +67,7 @@ def test_main_table_comes_first_and_holds_the_measured_figures(card_folder: Path
     assert text.index("| model | format |") < text.index("\n## ")
     rows = {row[1] + row[0]: row for row in table(text, "| model | format |")}
     assert [row[0] for row in rows.values()] == [
-        "float", "quantized without training", "**this model**, quantization-aware training",
+        "float", "quantized without training: plain rounding", "**this model**, quantization-aware training",
     ]  # fmt: skip
     low, high = results["measurements"]["qat"]["studio"]["wer_interval"]
     qat = list(rows.values())[2]
@@ -81,7 +81,7 @@ def test_main_table_comes_first_and_holds_the_measured_figures(card_folder: Path
 
 
 @pytest.mark.parametrize(("corpus", "other", "verdict"), [
-    ("studio", "quantized without training", "better"),
+    ("studio", "quantized without training: plain rounding", "better"),
     ("studio", "float", "within chance"),
 ])  # fmt: skip
 def test_differences_say_whether_they_are_beyond_chance(
@@ -89,7 +89,7 @@ def test_differences_say_whether_they_are_beyond_chance(
 ) -> None:
     rows = table((card_folder / "README.md").read_text(), "| corpus | this model against |")
     (row,) = [row for row in rows if row[:2] == [corpus, other]]
-    arm = {"float": "fp", "quantized without training": "ptq"}[other]
+    arm = {"float": "fp", "quantized without training: plain rounding": "ptq-rtn"}[other]
     versus = results["measurements"]["qat"][corpus]["versus"][arm]
     assert row[2] == f"{100 * versus['difference']:+.2f}"
     assert row[5] == verdict
@@ -106,7 +106,7 @@ def test_worse_beyond_the_interval_is_called_worse(document: dict[str, Any]) -> 
 
 def test_error_counts_and_loops_are_shown_apart(card_folder: Path) -> None:
     rows = table((card_folder / "README.md").read_text(), "| corpus | model | words |")
-    ptq = next(row for row in rows if row[:2] == ["studio", "quantized without training"])
+    ptq = next(row for row in rows if row[:2] == ["studio", "quantized without training: plain rounding"])
     assert ptq[2:6] == ["19", "3", "4", "3"]
     assert ptq[7] == "1"  # "merci" six times in a row
 

@@ -219,7 +219,7 @@ def test_hidden_files_and_a_readme_of_the_folder_stay_at_home(online: Hub, folde
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("x")
     (folder / "README.md").write_text("an old card")
-    folders = {arm: folder.parent / arm for arm in ("fp", "ptq", "qat")}
+    folders = {arm: folder.parent / arm for arm in ("fp", "ptq-rtn", "qat")}
     card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2", corpora=DEFINITIONS)
     push(folder, card.parent, REPO)
     sent = online.files(REPO)
