@@ -120,8 +120,18 @@ class QuantizationArguments:
         },
     )
     calibration_samples: int = field(
-        default=32,
-        metadata={"help": "Training clips whose activations weight the search of 'mse'; 0 weights every input alike."},
+        default=96,
+        metadata={
+            "help": "Training clips whose activations weight the search of 'mse' and steer 'gptq'; 0 weights every input "
+            "alike."
+        },
+    )
+    initial_rounding: Literal["nearest", "gptq"] = field(
+        default="gptq",
+        metadata={
+            "help": "What training starts from: each weight's 'nearest' integer, or 'gptq', where each rounding makes good "
+            "the errors of those before it."
+        },
     )
     learned_scales: bool = field(
         default=True, metadata={"help": "Train the weight scales (LSQ); false keeps the first ones (straight-through)."}

@@ -169,6 +169,11 @@ def _quantization(v: Values) -> Iterator[str]:
             yield f'{name} is {quote(v[name])} and target is "int8": everything has 8 bits then; leave it out'
     if v["target"] == "int4" and v["group_size"] not in GROUP_SIZES:
         yield f"group_size is {quote(v['group_size'])}: target int4 has groups of {', '.join(map(str, GROUP_SIZES))}"
+    if v["initial_rounding"] == "gptq" and (v["calibration_samples"] == 0 or v["weight_observer"] != "mse"):
+        yield (
+            f'initial_rounding is "gptq", calibration_samples is {quote(v["calibration_samples"])} and weight_observer is '
+            f'{quote(v["weight_observer"])}: it needs clips and "mse"; or set initial_rounding to "nearest"'
+        )
     start, freeze, steps = v["fake_quant_start_step"], v["freeze_scales_step"], v["max_steps"]
     if freeze is not None and freeze < start:
         yield (

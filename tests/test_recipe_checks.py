@@ -16,7 +16,8 @@ GOOD: dict[str, Any] = {
     "language": "french", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "streaming": False,
     "max_train_samples": None, "min_duration_in_seconds": 0.2, "max_duration_in_seconds": 30.0,
     "max_label_length": None, "max_bad_row_share": 0.01, "join_to_seconds": 0.0, "preprocessing_num_workers": 1,
-    "target": "int4", "group_size": 64, "int8_modules": [], "hot_tokens": 0, "calibration_samples": 32, "scale_learning_rate": 1e-3,
+    "target": "int4", "group_size": 64, "int8_modules": [], "hot_tokens": 0, "calibration_samples": 32,
+    "initial_rounding": "gptq", "weight_observer": "mse", "scale_learning_rate": 1e-3,
     "fake_quant_start_step": 0, "freeze_scales_step": None, "teacher_model_name_or_path": None,
     "distillation_temperature": 1.0, "ce_weight": 1.0, "kl_weight": 0.0, "encoder_weight": 0.0, "decoder_weight": 0.0,
     "pseudo_labels": False, "corpora": ["mtedx"], "test_data": [], "arms": ["fp", "ptq-rtn", "qat"],
@@ -59,6 +60,8 @@ def test_good_values_have_no_message() -> None:
         ),
         ({"target": "int8", "hot_tokens": 9}, ['hot_tokens is 9 and target is "int8": everything has 8 bits then']),
         ({"target": "int8", "int8_modules": ["a.*"]}, ['int8_modules is ["a.*"] and target is "int8": everything']),
+        ({"calibration_samples": 0}, ['initial_rounding is "gptq", calibration_samples is 0 and weight_observer is "mse"']),
+        ({"weight_observer": "minmax"}, ['initial_rounding is "gptq", calibration_samples is 32 and weight_observer is']),
         ({"group_size": 24}, ["group_size is 24: target int4 has groups of 16, 32, 64, 128, 256"]),
         (
             {"fake_quant_start_step": 9, "freeze_scales_step": 8},

@@ -42,6 +42,9 @@ from qat_plugin.fake_quant.schemes import BYTES, LayerScheme, Target, WeightSche
 # The Linear whose input no LayerNorm has made even.
 _BEHIND_GELU = ".fc2"
 
+# Of a step, from an integer: as far as a weight may be off and surely round to it.
+_WITHIN_STEP = 0.45
+
 
 def fake_quant_layers(model: nn.Module) -> Iterator[tuple[str, FakeQuantLayer]]:
     """Name and module of every fake-quantized layer, in the model's order; tied layers both."""
@@ -216,8 +219,9 @@ def calibrate(
 
     Where one scale serves a whole input that no LayerNorm has made even, its channels are equalized first. `run` makes
     forward passes of the model; fake quantization is off meanwhile, so the activations are the float model's. Embeddings
-    and convolutions keep the scales that their weights gave. `with_gptq` rounds the weights by GPTQ, too, in place; not
-    those that are also a table of embeddings.
+    and convolutions keep the scales that their weights gave. `with_gptq` moves each weight, in place, to where it rounds to
+    GPTQ's integers, and no further, so that training starts between what it was and what it should become; not those that
+    are also a table of embeddings.
     """
     layers: dict[str, nn.Module] = {
         name: layer for name, layer in fake_quant_layers(model) if isinstance(layer, FakeQuantLinear)
@@ -253,7 +257,9 @@ def _calibrate_layer(
         quantizer.set_scale(found)
         if with_gptq:
             moments = observer.second_moments / torch.outer(divisors, divisors)
-            weight.copy_(gptq(scaled, moments, found, scheme.weight) / divisors)
+            rounded = gptq(scaled, moments, found, scheme.weight)
+            reach = _WITHIN_STEP * found.steps.repeat_interleave(scaled.shape[1] // found.steps.shape[1], dim=1)
+            weight.copy_((rounded + (scaled - rounded).clamp(-reach, reach)) / divisors)
 
 
 def _quantizers(model: nn.Module) -> list[WeightQuantizer]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -36,6 +36,8 @@ from qat_plugin.fake_quant.insertion import set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
+InitialRounding = Literal["nearest", "gptq"]
+
 
 class QATCallback(TrainerCallback):
     """Fake quantization, its schedule and its loss inside an unmodified `Seq2SeqTrainer`.
@@ -52,6 +54,7 @@ class QATCallback(TrainerCallback):
             quantization, which shows what of a gain is fine-tuning.
         weight_observer: how first scales are found, "mse" or "minmax".
         calibration_batches: batches (as the collator makes them) whose activations weight the search of "mse".
+        initial_rounding: what training starts from: "nearest" integers, or GPTQ's, which needs `calibration_batches`.
         scale_learning_rate: relative change of a scale per optimizer step at the schedule's peak.
         activations: simulate what the operator does to its input.
         fake_quant_start_step: optimizer step at which fake quantization starts.
@@ -69,6 +72,7 @@ class QATCallback(TrainerCallback):
         *,
         weight_observer: WeightObserver = "mse",
         calibration_batches: Iterable[dict[str, Any]] | None = None,
+        initial_rounding: InitialRounding = "nearest",
         scale_learning_rate: float = 1e-3,
         activations: bool = True,
         fake_quant_start_step: int = 0,
@@ -80,6 +84,7 @@ class QATCallback(TrainerCallback):
         self.quantizer = QuantizerConfig(quantizer, 64) if isinstance(quantizer, str) else quantizer
         self.weight_observer: WeightObserver = weight_observer
         self.calibration_batches = calibration_batches
+        self.initial_rounding = initial_rounding
         self.scale_learning_rate = scale_learning_rate
         self.activations = activations
         self.fake_quant_start_step = fake_quant_start_step
@@ -87,6 +92,11 @@ class QATCallback(TrainerCallback):
         self.loss_weights = loss_weights or LossWeights()
         self.teacher = teacher
         self.encoder_context = encoder_context
+        if initial_rounding == "gptq" and (calibration_batches is None or weight_observer != "mse"):
+            raise QuantizationError(
+                "initial_rounding is 'gptq', which rounds by what it sees on speech, with weight_observer 'mse': give "
+                "`calibration_batches` (the recipe's calibration_samples)"
+            )
         self.restored = False
         self._loss: TrainingLoss | None = None
 
@@ -178,12 +188,7 @@ class QATCallback(TrainerCallback):
             state.log_history[-1].update(means)
 
     def calibrate(
-        self,
-        model: WhisperForConditionalGeneration,
-        device: torch.device,
-        search: ScaleSearch = search_mse,
-        *,
-        with_gptq: bool = False,
+        self, model: WhisperForConditionalGeneration, device: torch.device, search: ScaleSearch = search_mse
     ) -> None:
         """Search the first scales again with the activations of `calibration_batches`; without any, do nothing."""
         if self.quantizer is None or self.calibration_batches is None or self.weight_observer != "mse":
@@ -199,7 +204,7 @@ class QATCallback(TrainerCallback):
         # In evaluation mode, so that SpecAugment and dropout change nothing.
         was_training = model.training
         model.eval()
-        calibrate(model, run, search, with_gptq=with_gptq)
+        calibrate(model, run, search, with_gptq=self.initial_rounding == "gptq")
         model.train(was_training)
 
     def restore(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:

@@ -36,17 +36,16 @@ def quantize_without_training(
 
     Raises `QuantizationError` when a method lacks what it needs.
     """
-    if method == "gptq" and calibration_batches is None:
-        raise QuantizationError("GPTQ rounds by what it sees on speech: set `calibration_samples` to 1 or more")
     qat = QATCallback(
         quantizer,
         weight_observer="minmax" if method == "rtn" else "mse",
         calibration_batches=None if method == "rtn" else calibration_batches,
+        initial_rounding="gptq" if method == "gptq" else "nearest",
         encoder_context=encoder_context,
     )
     qat.prepare(model)
     searches: dict[str, ScaleSearch] = {"kquant": search_kquant, "hqq": search_hqq}
-    qat.calibrate(model, torch.device("cpu"), searches.get(method, search_mse), with_gptq=method == "gptq")
+    qat.calibrate(model, torch.device("cpu"), searches.get(method, search_mse))
     qat.finish(model, folder)
 
 

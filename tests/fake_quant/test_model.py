@@ -257,7 +257,7 @@ def test_equalization_and_multipliers_are_kept_beside_the_checkpoint(model, batc
     assert torch.allclose(torch.from_numpy(found), again.model.encoder.layers[1].fc2.weight, rtol=1e-6)
 
 
-def test_gptq_loses_less_of_the_output_than_rounding_and_keeps_what_it_rounded(model, batch):
+def test_gptq_loses_less_of_the_output_than_rounding_and_stays_near_what_it_rounds_to(model, batch):
     name, outputs = "model.encoder.layers.0.fc1", {}
     inputs: list[torch.Tensor] = []
     layer = model.get_submodule(name)
@@ -265,6 +265,7 @@ def test_gptq_loses_less_of_the_output_than_rounding_and_keeps_what_it_rounded(m
     logits(model, batch)
     handle.remove()
     exact = torch.nn.functional.linear(inputs[0], layer.weight)
+    before = layer.weight.detach().clone()
     for with_gptq in (False, True):
         prepare(model, get_target("int4"))
         table = model.proj_out.weight.clone()
@@ -272,7 +273,10 @@ def test_gptq_loses_less_of_the_output_than_rounding_and_keeps_what_it_rounded(m
         assert torch.equal(model.proj_out.weight, table)
         weight = layer.weight_quantizer(layer.weight).detach()
         if with_gptq:
-            torch.testing.assert_close(weight, layer.weight.detach(), rtol=1e-6, atol=1e-8)
+            # Where it will be trained from: nearer to what it was, and safely within the step of its integer.
+            steps = layer.weight_quantizer.steps.repeat_interleave(32, dim=1)
+            assert ((weight - layer.weight.detach()).abs() <= 0.46 * steps).float().mean() > 0.95
+            assert (layer.weight - before).abs().mean() < 0.8 * (weight - before).abs().mean()
         outputs[with_gptq] = (torch.nn.functional.linear(inputs[0], weight) - exact).square().sum()
         for _, each in list(fake_quant_layers(model)):
             each.__class__ = each.float_class
