@@ -21,6 +21,7 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
         self.dataset = dataset
         self.labels = labels
         self.indices = [i for i, label in enumerate(labels) if label is not None]
+        self.durations = [dataset.durations[i] for i in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

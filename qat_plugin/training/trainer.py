@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from qat_plugin.fake_quant import save_quantizer_state
 from qat_plugin.training.callback import QATCallback
+
+
+class _BatchesOfOneLength(LengthGroupedSampler):
+    """The Trainer's own sampler, its order a matter of seed and epoch alone, so that a resumed run goes on in it."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
 
 
 class QATTrainer(Seq2SeqTrainer):
@@ -17,6 +31,9 @@ class QATTrainer(Seq2SeqTrainer):
 
     Takes what `Seq2SeqTrainer` takes, and `qat`: a `QATCallback` (default: the `int8` target). `save_model` and checkpoints
     hold vanilla weights with the quantizers beside them; `train(resume_from_checkpoint=...)` restores both.
+
+    With an `encoder_context`, a batch costs what its longest clip does: where the training dataset has `durations` (seconds
+    of each sample), clips of about the same length are batched together.
     """
 
     def __init__(
@@ -24,6 +41,16 @@ class QATTrainer(Seq2SeqTrainer):
     ) -> None:
         self.qat = qat or QATCallback()
         super().__init__(*args, callbacks=[*(callbacks or []), self.qat], **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        durations = getattr(dataset, "durations", None)
+        if self.qat.encoder_context is None or durations is None:
+            return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        lengths = [round(1000 * seconds) for seconds in durations]
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _BatchesOfOneLength(step, lengths, seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -271,3 +271,43 @@ def test_the_float_control_trains_like_qat_and_saves_a_vanilla_checkpoint(tiny_w
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     whole = load_file(tmp_path / "end" / "model.safetensors")
     assert_equal(whole, load_file(tmp_path / "run" / "checkpoint-4" / "model.safetensors"))
+
+
+class Timed(list):
+    """Examples that know how long they are."""
+
+    @property
+    def durations(self) -> list[float]:
+        return [row["seconds"] for row in self]
+
+
+def clips_of(seconds: list[float]) -> Timed:
+    rows = examples(len(seconds))
+    for row, duration in zip(rows, seconds, strict=True):
+        row["input_features"][:, round(100 * duration) :] = row["input_features"].min()
+        row["seconds"] = duration
+    return Timed(rows)
+
+
+def test_clips_of_one_length_are_batched_together_and_a_resumed_run_keeps_the_order(tiny_whisper_dir, tmp_path):
+    seen: list[list[float]] = []
+
+    def collate_and_note(rows: list[dict[str, object]]) -> dict[str, torch.Tensor]:
+        seen.append([row["seconds"] for row in rows])
+        return collate(rows)
+
+    def train(**options: object) -> list[list[float]]:
+        seen.clear()
+        QATTrainer(
+            model=load_whisper(tiny_whisper_dir), train_dataset=clips_of([4.0, 1.0] * 16), data_collator=collate_and_note,
+            qat=QATCallback("int4", encoder_context=EncoderContext()),
+            args=arguments(tmp_path, max_steps=20, save_steps=9, learning_rate=1e-4),
+        ).train(**options)  # fmt: skip
+        return list(seen)
+
+    whole = train()
+    assert len(whole) >= 20 and np.mean([len(set(batch)) == 1 for batch in whole]) > 0.7  # half of them by chance
+    expected = tensors(tmp_path / "checkpoint-20")
+    for step in (9, 18):
+        train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert_equal(expected, tensors(tmp_path / "checkpoint-20"))
