@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # Flags that decide which kernels ONNX Runtime picks, and with them both speed and 8-bit saturation.
-_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
+_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
           "asimddp", "i8mm", "sve")  # fmt: skip
 
 _PACKAGES = ("qat_plugin", "onnxruntime", "transformers", "torch", "numpy", "jiwer", "evaluate")

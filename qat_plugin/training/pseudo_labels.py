@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
 
 
@@ -40,13 +41,15 @@ def pseudo_labels(
     inputs: dict[str, Any],
     task: str,
     max_label_length: int,
+    context: EncoderContext | None = None,
     batch_size: int = 8,
 ) -> RelabelledDataset:
     """Transcribe `dataset` greedily with `teacher` and return it with those transcripts as labels.
 
     Clips in which the teacher hears nothing, or whose transcript runs into the length limit (it loops), are left out.
     Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there. `inputs` is what
-    decides them (model, corpora, ...): a cache made from others is begun anew.
+    decides them (model, corpora, ...): a cache made from others is begun anew. With a `context`, the teacher hears clips in
+    it, and clips of about the same length together.
 
     Raises `DataError` when no clip is left.
     """
@@ -55,25 +58,27 @@ def pseudo_labels(
     if not done:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps({"inputs": inputs}, sort_keys=True) + "\n", encoding="utf8")
-    # A gap in the batch size of an interrupted run changes nothing: transcripts are made clip by clip, in order.
+    # The order of the cache's rows. A gap in the batch size of an interrupted run changes nothing.
+    order = sorted(range(len(dataset)), key=lambda i: float(dataset.durations[i]), reverse=True)
     with cache.open("a", encoding="utf8") as file:
         starts = range(len(done), len(dataset), batch_size)
         for start in tqdm(starts, desc="teacher's transcripts", unit="batch", disable=not starts):
-            indices = range(start, min(start + batch_size, len(dataset)))
+            indices = order[start : start + batch_size]
             rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
-            features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows])
-            with torch.no_grad():
-                generated = teacher.generate(features, language=languages, task=task, num_beams=1, do_sample=False)
+            features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
+            with torch.no_grad(), in_context(teacher, context, features) as heard:
+                generated = teacher.generate(heard, language=languages, task=task, num_beams=1, do_sample=False)
             for tokens in generated.tolist():
                 text = [token for token in tokens if token < tokenizer.eos_token_id]
                 done.append(text)
                 file.write(json.dumps({"tokens": text, "text": tokenizer.decode(text)}, ensure_ascii=False) + "\n")
             file.flush()
     # The collator takes the start token off again; kept here so that labels look like the tokenizer's own.
-    labels: list[list[int] | None] = []
-    for text, language in zip(done, dataset.languages, strict=True):
-        label = [*dataset.encoder.prefix(language), *text, tokenizer.eos_token_id]
-        labels.append(label if text and len(label) <= max_label_length else None)
+    labels: list[list[int] | None] = [None] * len(dataset)
+    for i, text in zip(order, done, strict=True):
+        label = [*dataset.encoder.prefix(dataset.languages[i]), *text, tokenizer.eos_token_id]
+        if text and len(label) <= max_label_length:
+            labels[i] = label
     relabelled = RelabelledDataset(dataset, labels)
     if len(relabelled) == 0:
         raise DataError(

@@ -102,9 +102,9 @@ def _training_data(
     collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
     if distillation.pseudo_labels:
         teacher = _teacher(recipe) or model
-        was_training = teacher.training
+        was_training, context = teacher.training, encoder_context(recipe)
         dataset = pseudo_labels(
-            teacher.eval(),
+            teacher.to(recipe.training.device).eval(),
             dataset,
             processor,
             folder / "pseudo_labels.jsonl",
@@ -113,10 +113,12 @@ def _training_data(
                 "language": recipe.model.language,
                 "task": recipe.model.task,
                 "samples": len(dataset),
+                "encoder_context": recipe.model.encoder_context,
                 **dataclasses.asdict(recipe.data),
             },
             task=recipe.model.task,
             max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
+            context=None if context is None else context.finer(),
         )
         teacher.train(was_training)
     return dataset, collator

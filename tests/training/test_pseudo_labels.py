@@ -1,0 +1,96 @@
+"""The teacher's transcripts as labels."""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qat_plugin.encoder_context import EncoderContext
+from qat_plugin.errors import DataError
+from qat_plugin.models import load_processor, load_whisper
+from qat_plugin.training.pseudo_labels import pseudo_labels
+
+
+class Clips(list):
+    """As a `TrainingDataset`: clips of noise, each with its length and language."""
+
+    durations = (0.5, 2.0, 1.0)
+    languages = ("fr", "en", "fr")
+
+    def __init__(self, processor):
+        self.encoder = SimpleNamespace(prefix=lambda language: [language])
+        generator = torch.Generator().manual_seed(0)
+        for seconds in self.durations:
+            audio = torch.randn(int(16000 * seconds), generator=generator).numpy()
+            features = processor.feature_extractor(audio, sampling_rate=16000).input_features[0]
+            self.append({"input_features": features, "name": seconds})
+
+
+@pytest.fixture
+def teacher(tmp_path_factory):
+    from tiny import save_tiny_whisper
+
+    return save_tiny_whisper(tmp_path_factory.mktemp("teacher"), max_target_positions=24)
+
+
+def say_how_long(features, **_):
+    """One word for every half second that is not padding, after the language; eos where the others say more."""
+    frames = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1).sum(dim=1)
+    words = [[40 + i for i in range(round(int(count) / 50))] for count in frames]
+    return torch.tensor([word + [256] * (4 - len(word)) for word in words])
+
+
+def label(teacher, cache, context=None, limit=24, inputs=None, generate=say_how_long):
+    model, processor = load_whisper(teacher).eval(), load_processor(teacher)
+    model.generate = generate or model.generate
+    clips = Clips(processor)
+    return pseudo_labels(
+        model, clips, processor, cache, inputs=inputs or {"a": 1}, task="transcribe", max_label_length=limit,
+        context=context, batch_size=2,
+    )  # fmt: skip
+
+
+def test_every_clip_keeps_its_own_transcript_language_and_length(teacher, tmp_path):
+    dataset = label(teacher, tmp_path / "cache.jsonl")
+    assert dataset.durations == [0.5, 2.0, 1.0]
+    assert [row["name"] for row in (dataset[i] for i in range(3))] == [0.5, 2.0, 1.0]
+    labels = [dataset[i]["labels"] for i in range(3)]
+    assert labels == [["fr", 40, 256], ["en", 40, 41, 42, 43, 256], ["fr", 40, 41, 256]]
+    # The cache holds the longest first: clips of one length are cheapest together.
+    cached = [json.loads(line)["tokens"] for line in (tmp_path / "cache.jsonl").read_text("utf8").splitlines()[1:]]
+    assert cached == [[40, 41, 42, 43], [40, 41], [40]]
+
+
+def test_an_interrupted_run_goes_on_and_other_inputs_begin_anew(teacher, tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    whole = label(teacher, cache)
+    lines = cache.read_text("utf8").splitlines(keepends=True)
+    cache.write_text("".join(lines[:2]) + lines[2][:5], encoding="utf8")
+    again = label(teacher, cache)
+    assert [again[i]["labels"] for i in range(3)] == [whole[i]["labels"] for i in range(3)]
+    label(teacher, cache, inputs={"a": 2})
+    assert json.loads(cache.read_text("utf8").splitlines()[0]) == {"inputs": {"a": 2}}
+
+
+def test_with_a_context_the_teacher_computes_less(teacher, tmp_path, monkeypatch):
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    heard: list[int] = []
+    forward = WhisperEncoder.forward
+
+    def note(self, input_features, *args, **kwargs):
+        heard.append(input_features.shape[-1])
+        return forward(self, input_features, *args, **kwargs)
+
+    monkeypatch.setattr(WhisperEncoder, "forward", note)
+    with contextlib.suppress(DataError):  # what a random teacher says may not be worth keeping
+        label(teacher, tmp_path / "cache.jsonl", EncoderContext(), generate=None)
+    assert heard and max(heard) < 800
+
+
+def test_loops_are_left_out(teacher, tmp_path):
+    assert label(teacher, tmp_path / "cache.jsonl", limit=5).durations == [0.5, 1.0]
+    with pytest.raises(DataError, match="no usable transcript for any of the 3"):
+        label(teacher, tmp_path / "cache.jsonl", limit=2)
