@@ -10,7 +10,7 @@ from qat_plugin.demo.fetch import fetch_all
 DATA_DIR = Path("demo-data")
 
 
-def _fast_precision() -> list[str]:
+def fast_precision() -> list[str]:
     """Overrides for a CPU that multiplies in bf16: training takes a third of the time there, and many times as long elsewhere."""
     import torch
 
@@ -34,7 +34,7 @@ def run_demo(*, full: bool) -> int:
     start = time.perf_counter()
     fetch_all(DATA_DIR, full=full)
     fetched = time.perf_counter() - start
-    recipe = load_recipe("demo-full" if full else "demo", _fast_precision())
+    recipe = load_recipe("demo-full" if full else "demo", fast_precision())
     workspace = steps.open_workspace(recipe)
     steps.run_all(recipe, workspace)
     costs = {"model and speech": fetched, **workspace.seconds()}

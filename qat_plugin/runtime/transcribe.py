@@ -22,6 +22,11 @@ def add_transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="Folder of an exported model, or its Hub id.")
     parser.add_argument("clips", nargs="+", metavar="clip", help="Audio files: wav, flac, mp3, ogg, of any length.")
     parser.add_argument("--language", help="Spoken language ('fr' or 'french'); default: the one the model records.")
+    parser.add_argument(
+        "--encoder_context",
+        choices=["auto", "full"],
+        help="'auto' folds the silence behind short clips, 'full' computes the whole window. Default: the model's own.",
+    )
     parser.add_argument("--task", choices=["transcribe", "translate"], help="'translate' writes English.")
     parser.add_argument(
         "--format", choices=sorted(_FORMATS), default="text", help="'json' and 'srt' come with times (default: text)."
@@ -43,7 +48,9 @@ def run_transcribe(args: argparse.Namespace) -> int:
         raise DataError(f"--format srt with {len(args.clips)} clips: subtitles are one file a clip, give --output_dir")
     if args.num_beams < 1:
         raise ModelError(f"--num_beams is {args.num_beams}: it must be at least 1")
-    model = QuantizedWhisper.from_pretrained(args.folder, num_threads=args.num_threads)
+    model = QuantizedWhisper.from_pretrained(
+        args.folder, num_threads=args.num_threads, encoder_context=args.encoder_context
+    )
     processor = load_processor(model)
     spoken = language_and_task(model.generation_config, args.language, args.task)
     failed = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,9 @@ def quantize_without_training(
 
 def search_kquant(weight: Tensor, scheme: WeightScheme, importance: Tensor | None = None) -> WeightScale:
     """Scales and zero points by ONNX Runtime's k-quant, which weights alone decide."""
-    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
-
     if scheme.symmetric:
         return search_mse(weight, scheme)
+    quant_tensor_k_quant_cpu = _from_onnxruntime("neural_compressor.weight_only").quant_tensor_k_quant_cpu
     assert scheme.group_size is not None
     _, scale, points = quant_tensor_k_quant_cpu(weight.numpy(), scheme.num_bits, scheme.group_size)
     return _from_groups(weight, scheme, torch.from_numpy(scale).float(), torch.from_numpy(points))
@@ -62,21 +62,22 @@ def search_kquant(weight: Tensor, scheme: WeightScheme, importance: Tensor | Non
 
 def search_hqq(weight: Tensor, scheme: WeightScheme, importance: Tensor | None = None) -> WeightScale:
     """Scales and zero points (rounded: the format has integers) by ONNX Runtime's HQQ, which weights alone decide."""
-    try:
-        from onnxruntime.quantization.matmul_nbits_quantizer import (
-            HQQWeightOnlyQuantConfig,
-            HQQWeightOnlyQuantizer,
-        )
-    except ModuleNotFoundError as error:
-        raise QuantizationError(
-            f"ONNX Runtime's HQQ needs the package {error.name!r}: pip install 'qat_plugin[rivals]'"
-        ) from error
     if scheme.symmetric:
         return search_mse(weight, scheme)
-    config = HQQWeightOnlyQuantConfig(block_size=scheme.group_size, bits=scheme.num_bits)
-    quantizer = HQQWeightOnlyQuantizer(config)
+    shipped = _from_onnxruntime("matmul_nbits_quantizer")
+    config = shipped.HQQWeightOnlyQuantConfig(block_size=scheme.group_size, bits=scheme.num_bits)
+    quantizer = shipped.HQQWeightOnlyQuantizer(config)
     _, scale, points = quantizer.quantize_internal(weight, scheme.num_bits, group_size=scheme.group_size)
     return _from_groups(weight, scheme, scale.float(), points.round().clamp(scheme.qmin, scheme.qmax))
+
+
+def _from_onnxruntime(module: str) -> Any:
+    try:
+        return importlib.import_module(f"onnxruntime.quantization.{module}")
+    except ModuleNotFoundError as error:
+        raise QuantizationError(
+            f"ONNX Runtime's own quantizers need the package {error.name!r}: pip install 'qat_plugin[rivals]'"
+        ) from error
 
 
 def _from_groups(weight: Tensor, scheme: WeightScheme, scale: Tensor, points: Tensor) -> WeightScale:
