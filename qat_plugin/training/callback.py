@@ -104,10 +104,10 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Prepare the model: learned scales must exist before the optimizer is made."""
-        self.prepare(model)
+        self.prepare(model, torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None)
 
-    def prepare(self, model: Any) -> None:
-        """Put fake quantization and the loss into `model`, in place."""
+    def prepare(self, model: Any, autocast: torch.dtype | None = None) -> None:
+        """Put fake quantization and the loss into `model`, in place; `autocast` is the precision that it is trained in."""
         if not isinstance(model, WhisperForConditionalGeneration):
             raise ModelError(
                 f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}"
@@ -118,7 +118,7 @@ class QATCallback(TrainerCallback):
         if self.quantizer is not None:
             self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
         set_encoder_context(model.config, self.encoder_context)
-        self._loss = TrainingLoss(model, self.loss_weights, teacher, self.encoder_context)
+        self._loss = TrainingLoss(model, self.loss_weights, teacher, self.encoder_context, autocast)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any

@@ -59,7 +59,8 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 class TrainingLoss:
     """Computes the loss of a training forward pass of `model`, with `teacher` where `weights` need one.
 
-    With a `context`, the encoders compute short clips with their silence folded.
+    With a `context`, the encoders compute short clips with their silence folded. `autocast` is what the Trainer runs the
+    model in, so that the teacher runs in it, too: the Trainer's own does not reach into hooks.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class TrainingLoss:
         weights: LossWeights,
         teacher: WhisperForConditionalGeneration | None,
         context: EncoderContext | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.weights = weights
+        self.autocast = autocast
         self.context = context
         self.teacher_context = None if context is None else context.finer()
         # Not a submodule of anything: a teacher must not be trained, saved, or moved to checkpoints.
@@ -162,7 +165,8 @@ class TrainingLoss:
                 labels, model.config.pad_token_id, model.config.decoder_start_token_id
             )
         kept = labels.ne(-100)
-        with torch.no_grad():
+        kind, dtype = labels.device.type, self.autocast
+        with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None):
             taught = self._teach(decoder_input_ids)
             teacher_states = taught.last_hidden_state[kept]
             teacher_logits = self.teacher.proj_out(teacher_states) if weights.kl > 0 else None

@@ -311,3 +311,23 @@ def test_clips_of_one_length_are_batched_together_and_a_resumed_run_keeps_the_or
     for step in (9, 18):
         train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert_equal(expected, tensors(tmp_path / "checkpoint-20"))
+
+
+def test_under_bf16_student_and_teacher_run_in_bf16_and_the_loss_is_nearly_the_same(tiny_whisper_dir, tmp_path):
+    losses, kinds = {}, set()
+    for bf16 in (False, True):
+        qat = QATCallback("int4", loss_weights=DISTILLATION, encoder_context=EncoderContext())
+        trainer = QATTrainer(
+            model=load_whisper(tiny_whisper_dir), train_dataset=speech(4), data_collator=collate, qat=qat,
+            args=arguments(tmp_path, max_steps=1, save_strategy="no", bf16=bf16),
+        )  # fmt: skip
+        teacher = qat._loss.teacher
+        teacher.model.encoder.layers[0].fc1.register_forward_hook(
+            lambda *a, seen=kinds, b=bf16: seen.add((b, a[2].dtype))
+        )
+        trainer.train()
+        log = trainer.state.log_history[0]
+        losses[bf16] = [log[f"loss_{name}"] for name in ("ce", "kl", "encoder", "decoder")]
+        assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+    assert kinds == {(False, torch.float32), (True, torch.bfloat16)}
+    assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=0.1)
