@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import WhisperProcessor
 
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
-from qat_plugin.data.encoding import set_language
+from qat_plugin.data.encoding import SampleEncoder, set_language
 from qat_plugin.data.features import TrainingDataset, training_dataset
 from qat_plugin.data.joining import Clip, join_neighbours
 from qat_plugin.data.loading import load_training_corpora
@@ -48,11 +48,23 @@ def test_sample_is_what_the_processor_makes(processor: WhisperProcessor, tones_m
     expected = processor.feature_extractor(dataset.audio(2), sampling_rate=16000, return_tensors="np").input_features[0]
     np.testing.assert_array_equal(item["input_features"], expected)
     assert processor.tokenizer.decode(item["labels"]) == (
-        "<|startoftranscript|><|fr|><|transcribe|><|notimestamps|>il fait beau aujourd'hui<|endoftext|>"
+        "<|startoftranscript|><|fr|><|transcribe|><|notimestamps|> il fait beau aujourd'hui<|endoftext|>"
     )
     assert "attention_mask" not in item
     assert dataset.sample_id(2) == "tones0:clip2.wav".replace("tones0", dataset.corpora[0].name)
     assert dataset.durations[2] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("language", "task", "label"),
+    [("fr", "transcribe", " ah"), ("ja", "transcribe", "ah"), ("ja", "translate", " ah")],
+)
+def test_a_label_begins_with_a_blank_where_whispers_own_transcripts_do(
+    processor: WhisperProcessor, language: str, task: str, label: str
+) -> None:
+    encoder = SampleEncoder(processor, language="fr", task=task)
+    labels = encoder.encode(np.zeros(16000, np.float32), "ah ", language)["labels"]
+    assert processor.tokenizer.decode(labels, skip_special_tokens=True) == label
 
 
 def test_language_and_task_of_the_call_win_over_the_tokenizers(
@@ -90,9 +102,11 @@ def test_long_labels_and_clips_are_left_out_and_counted(processor: WhisperProces
     dataset = make(processor, path, data=DataArguments(max_duration_in_seconds=60), max_label_length=20)
     assert dataset.texts == ["court"]
     rejected = dataset.report.rejected
-    assert rejected["transcript of more than 20 tokens"].examples == ["c:clip1.wav: has 55"]  # 50 bytes, 4 + 1 specials
+    assert rejected["transcript of more than 20 tokens"].examples == [
+        "c:clip1.wav: has 56"
+    ]  # a blank, 50 bytes, 4 + 1 specials
     assert rejected["longer than the model's window of 30 s"].examples == ["c:clip2.wav: lasts 30.50 s"]
-    assert len(make(processor, path, max_label_length=55)) == 2
+    assert len(make(processor, path, max_label_length=56)) == 2
 
 
 def test_text_may_be_missing(processor: WhisperProcessor, tmp_path: Path) -> None:
