@@ -137,7 +137,7 @@ class QuantizationArguments:
         default=True, metadata={"help": "Train the weight scales (LSQ); false keeps the first ones (straight-through)."}
     )
     scale_learning_rate: float = field(
-        default=5e-3, metadata={"help": "Relative change of a scale per optimizer step, at the schedule's peak."}
+        default=5e-4, metadata={"help": "Relative change of a scale per optimizer step, at the schedule's peak."}
     )
     fake_quantize_activations: bool = field(
         default=True, metadata={"help": "Simulate in training what the operator does to its input."}

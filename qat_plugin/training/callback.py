@@ -73,7 +73,7 @@ class QATCallback(TrainerCallback):
         weight_observer: WeightObserver = "mse",
         calibration_batches: Iterable[dict[str, Any]] | None = None,
         initial_rounding: InitialRounding = "nearest",
-        scale_learning_rate: float = 1e-3,
+        scale_learning_rate: float = 5e-4,
         activations: bool = True,
         fake_quant_start_step: int = 0,
         freeze_scales_step: int | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +81,17 @@ def _dataset(recipe: Recipe, names: list[str], model: Any, processor: WhisperPro
 
 
 def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCollator) -> list[dict[str, Any]]:
+    """As many samples as the recipe calibrates on, spread over the whole dataset; the first ones of a stream."""
     wanted = recipe.quantization.calibration_samples
-    rows = list(itertools.islice(_rows(dataset), wanted))
+    if hasattr(dataset, "durations"):
+        count = min(wanted, len(dataset))
+        spread = [i * len(dataset) // count for i in range(count)]
+        # A batch costs what its longest clip does.
+        rows = [dataset[i] for i in sorted(spread, key=lambda i: float(dataset.durations[i]))]
+    else:
+        rows = list(itertools.islice(dataset, wanted))
     size = recipe.training.per_device_train_batch_size
     return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
-
-
-def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    if hasattr(dataset, "__len__"):
-        return (dataset[i] for i in range(len(dataset)))
-    return iter(dataset)
 
 
 def _training_data(
