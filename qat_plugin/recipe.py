@@ -184,7 +184,7 @@ class EvaluationArguments:
     )
     test_data: list[str] = field(default_factory=list, metadata={"help": "Test manifests of your own."})
     arms: list[str] = field(
-        default_factory=lambda: ["fp", "ptq-rtn", "ptq-mse", "qat"],
+        default_factory=lambda: ["fp", "ptq-rtn", "ptq-gptq", "qat"],
         metadata={
             "help": "Systems to compare: fp (float, whole window), fp-auto (float, silence folded); the target without training as ptq-rtn (plain rounding), ptq-kquant, "
             "ptq-hqq, ptq-mse (searched scales) and ptq-gptq; fp-ft (trained like qat, but in float) and ptq-ft (that one, "
