@@ -33,7 +33,7 @@ def test_the_least_a_recipe_needs(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path))
     assert recipe.model.model_name_or_path == "openai/whisper-tiny"
     assert recipe.data.train_data == ["train.jsonl"]
-    assert recipe.evaluation.arms == ["fp", "ptq-rtn", "ptq-mse", "qat"]
+    assert recipe.evaluation.arms == ["fp", "ptq-rtn", "ptq-gptq", "qat"]
     assert recipe.training.output_dir == "out"
 
 

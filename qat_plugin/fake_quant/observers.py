@@ -216,7 +216,9 @@ class InputObserver:
             self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
         self.count += rows.shape[0]
         if self._watch_moments:
-            products = rows.T @ rows
+            # Sums over thousands of rows need float32, whatever the model runs in.
+            with torch.autocast(rows.device.type, enabled=False):
+                products = rows.T @ rows
             self._products = products if self._products is None else self._products + products
 
     @property

@@ -123,3 +123,11 @@ def test_bad_weights_and_calibration_are_clear_errors():
         get_target("int4", 48)
     with pytest.raises(QuantizationError, match="target is 'int3': choose one of int8, int4"):
         get_target("int3")
+
+
+def test_second_moments_are_summed_in_float32_under_autocast():
+    observer, rows = InputObserver(moments=True), torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        observer.update(rows)
+    assert observer.second_moments.dtype == torch.float32
+    torch.testing.assert_close(observer.second_moments, rows.T @ rows / 4000)
