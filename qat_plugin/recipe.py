@@ -88,10 +88,10 @@ class QuantizationArguments:
         metadata={"help": "Arithmetic that ONNX Runtime will execute; see docs of fake_quant/schemes.py."},
     )
     group_size: int = field(
-        default=64,
+        default=32,
         metadata={
-            "help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256. The encoder's groups "
-            "are half as large, the token embedding's twice."
+            "help": "Weights that share a scale along the input axis; int4 only. 16, 32, 64, 128, 256. The token "
+            "embedding's groups are twice as large."
         },
     )
     skip_modules: list[str] = field(

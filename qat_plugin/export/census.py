@@ -144,7 +144,7 @@ def _check_quantized(module: str, weight: QuantizedWeight, initializers: dict[st
     parts: tuple[tuple[str, Array | None, Array | None], ...] = (
         ("zero points", zero_point, weight.zero_point),
         ("multipliers", multiplier, weight.multiplier),
-        ("scales", scale.reshape(-1), weight.scale.reshape(-1)),
+        ("scales", scale.reshape(-1).astype(np.float32), weight.scale.reshape(-1)),
         (
             "input scales",
             initializers.get(f"{module}{INPUT_SCALE}"),

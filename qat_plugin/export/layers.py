@@ -69,9 +69,12 @@ class Layers:
         size = weight.scheme.weight.group_size
         assert size is not None
         packed, points = pack_matmul_nbits(weight.integers, weight.zero_point, size)
+        scale = weight.scale.astype(np.float16) if weight.scheme.weight.half_scale else weight.scale
+        stored = graph.weights.add(f"{module}.weight_scale", scale)
         return (
             graph.weights.add(f"{module}.weight_quantized", packed),
-            graph.weights.add(f"{module}.weight_scale", weight.scale),
+            # A constant once the file is loaded.
+            graph.op("Cast", [stored], to=TENSOR_FLOAT) if scale.dtype == np.float16 else stored,
             "" if points is None else graph.weights.add(f"{module}.weight_zero_point", points),
         )
 

@@ -112,7 +112,7 @@ def _make_quantizer(
     if hot_tokens >= weight.shape[0]:
         raise QuantizationError(f"hot_tokens is {hot_tokens}, and the table has {weight.shape[0]} rows: set it lower")
     # In groups of the same size, so that one rounding of the input serves both.
-    fine = WeightScheme(*BYTES, symmetric=True, group_size=scheme.group_size)
+    fine = WeightScheme(*BYTES, symmetric=True, group_size=scheme.group_size, half_scale=scheme.half_scale)
     parts = ((fine, weight[:hot_tokens]), (scheme, weight[hot_tokens:]))
     hot, rest = (WeightQuantizer(s, _first_scale(w, s, observer), learned=learned) for s, w in parts)
     return RowSplitQuantizer(hot, rest, hot_tokens)

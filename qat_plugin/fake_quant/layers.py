@@ -19,6 +19,14 @@ from qat_plugin.fake_quant.functional import fake_quantize_row_group, fake_quant
 from qat_plugin.fake_quant.observers import WeightScale
 from qat_plugin.fake_quant.schemes import ActivationScheme, LayerScheme, WeightScheme
 
+_HALF = torch.finfo(torch.float16)
+
+
+def _nearest_half(scale: Tensor) -> Tensor:
+    """The normal float16 nearest to each scale, in the type of `scale`; gradients pass as they are."""
+    half = scale.detach().clamp(_HALF.smallest_normal, _HALF.max).half().to(scale.dtype)
+    return half + (scale - scale.detach())
+
 
 class WeightQuantizer(nn.Module):
     """Scale and zero point of one weight; calling it fake-quantizes the weight.
@@ -54,7 +62,10 @@ class WeightQuantizer(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Scale in force, float32, positive."""
+        """Scale in force, float32, positive; one that float16 has where the scheme says so."""
+        return _nearest_half(self._trained_scale()) if self.scheme.half_scale else self._trained_scale()
+
+    def _trained_scale(self) -> Tensor:
         if self.scale_offset is None:
             return self.initial_scale
         if self.frozen:

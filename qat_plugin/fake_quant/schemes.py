@@ -34,6 +34,8 @@ class WeightScheme:
     float `channel_scale` `(out, 1)` times an integer `multiplier` of the shape of `scale`. Then
     `(q - zero_point) * multiplier` is an 8-bit integer of the output channel's scale, at most `max_product` in absolute
     value, so that an integer product takes all groups of a channel at once while the file holds `num_bits` a weight.
+
+    With `half_scale` every scale is one that float16 has, and is stored as such, so that small groups cost little more than half.
     """
 
     num_bits: int
@@ -42,6 +44,7 @@ class WeightScheme:
     symmetric: bool
     group_size: int | None = None
     max_product: int | None = None
+    half_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.max_product is not None and (self.symmetric or self.group_size is None):
@@ -114,7 +117,7 @@ _STORAGE = LayerScheme(WeightScheme(*BYTES, symmetric=True), None, "Cast")
 EXACT_PRODUCT = 64
 
 
-def get_target(name: str, group_size: int = 64) -> Target:
+def get_target(name: str, group_size: int = 32) -> Target:
     """The target called `name`; `group_size` matters to 4-bit weights only.
 
     Raises `QuantizationError` for a name not in `TARGET_NAMES` or a group size that MatMulNBits does not have.
@@ -126,7 +129,8 @@ def get_target(name: str, group_size: int = 64) -> Target:
         clip = LayerScheme(weight, tensor, "MatMulInteger")
         # At one row MatMulNBits is as fast, and its activations have a scale for each row and group: single channels that
         # are a hundred times as active as the rest (start tokens have them) coarsen their own group only.
-        token = LayerScheme(WeightScheme(*BYTES, symmetric=True, group_size=GROUP_SIZES[-1]), rows, "MatMulNBits")
+        in_groups = WeightScheme(*BYTES, symmetric=True, group_size=GROUP_SIZES[-1], half_scale=True)
+        token = LayerScheme(in_groups, rows, "MatMulNBits")
         return Target("int8", clip_linear=clip, token_linear=token, embedding=token, storage=_STORAGE)
     if name == "int4":
         if group_size not in GROUP_SIZES:
@@ -134,9 +138,8 @@ def get_target(name: str, group_size: int = 64) -> Target:
                 f"group_size is {group_size}: MatMulNBits has groups of {', '.join(map(str, GROUP_SIZES))}"
             )
         token = LayerScheme(_int4(group_size), rows, "MatMulNBits")
-        # Two-level scales let MatMulInteger execute 4-bit weights, which become 8-bit integers once, at load. A group
-        # costs one byte instead of four and a half, so groups are half as large.
-        clip = LayerScheme(_int4(max(group_size // 2, GROUP_SIZES[0]), EXACT_PRODUCT), tensor, "MatMulInteger")
+        # Two-level scales let MatMulInteger execute 4-bit weights, which become 8-bit integers once, at load.
+        clip = LayerScheme(_int4(group_size, EXACT_PRODUCT), tensor, "MatMulInteger")
         # Groups twice as large: half of a small Whisper's weights are this table, which is read whole for every token.
         embedding = LayerScheme(_int4(min(2 * group_size, GROUP_SIZES[-1])), rows, "MatMulNBits")
         return Target("int4", clip_linear=clip, token_linear=token, embedding=embedding, storage=_STORAGE)
@@ -144,4 +147,6 @@ def get_target(name: str, group_size: int = 64) -> Target:
 
 
 def _int4(group_size: int, max_product: int | None = None) -> WeightScheme:
-    return WeightScheme(4, 0, 15, symmetric=False, group_size=group_size, max_product=max_product)
+    return WeightScheme(
+        4, 0, 15, symmetric=False, group_size=group_size, max_product=max_product, half_scale=max_product is None
+    )

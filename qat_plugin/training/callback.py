@@ -81,7 +81,7 @@ class QATCallback(TrainerCallback):
         teacher: WhisperForConditionalGeneration | None = None,
         encoder_context: EncoderContext | None = None,
     ) -> None:
-        self.quantizer = QuantizerConfig(quantizer, 64) if isinstance(quantizer, str) else quantizer
+        self.quantizer = QuantizerConfig(quantizer, 32) if isinstance(quantizer, str) else quantizer
         self.weight_observer: WeightObserver = weight_observer
         self.calibration_batches = calibration_batches
         self.initial_rounding = initial_rounding

@@ -305,3 +305,19 @@ def test_bad_requests_are_clear_errors(model, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError, match="a 'bert' model: only 'whisper'"):
         load_whisper(tmp_path)
+
+
+def test_scales_that_are_stored_in_half_precision_are_trained_in_it(model):
+    prepare(model, get_target("int4"))
+    halves = 0
+    for _, layer in fake_quant_layers(model):
+        for _, _, quantizer, scheme in layer.parts():
+            with torch.no_grad():
+                quantizer.scale_offset.fill_(0.0123)
+            exact = torch.equal(quantizer.scale, quantizer.scale.half().float())
+            assert exact == scheme.weight.half_scale == (scheme.operator == "MatMulNBits")
+            halves += exact
+            quantizer.scale.sum().backward()
+            assert quantizer.scale_offset.grad.abs().min() > 0
+            quantizer.scale_offset.grad = None
+    assert halves > 0

@@ -9,7 +9,11 @@ from qat_plugin.fake_quant.observers import InputObserver, observe_inputs, obser
 from qat_plugin.fake_quant.schemes import get_target
 
 INT4, INT8 = get_target("int4", 64), get_target("int8")
-SCHEMES = {"int4": INT4.token_linear.weight, "int8": INT8.clip_linear.weight, "two levels": INT4.clip_linear.weight}
+SCHEMES = {
+    "int4": INT4.token_linear.weight,
+    "int8": INT8.clip_linear.weight,
+    "two levels": get_target("int4", 32).clip_linear.weight,
+}
 
 
 def fake_quantize(weight, scheme, found):
