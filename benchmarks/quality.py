@@ -60,7 +60,8 @@ def summarize(results: dict[str, Any], target: str) -> list[dict[str, Any]]:
         gap = rate(best, *kinds) - rate("fp", *kinds)
         won = (rate(best, *kinds) - rate("qat", *kinds)) / gap if gap > 0 else float("nan")
         add(f"pooled: share of the gap ({best} - fp) recovered, {name}", won, 0.8, at_least=True, gap_points=100 * gap)
-    add("pooled: qat - ptq-ft, points", 100 * pooled["qat"]["versus"]["ptq-ft"]["difference"], 0.0)
+    if "ptq-ft" in pooled:
+        add("pooled: qat - ptq-ft, points", 100 * pooled["qat"]["versus"]["ptq-ft"]["difference"], 0.0)
     add("pooled: looping clips more than fp", pooled["qat"]["looping"] - pooled["fp"]["looping"], 0)
     add("size over fp", results["arms"]["qat"]["bytes_ratio"], MAX_SHARE[target])
     return figures
