@@ -50,6 +50,11 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         from qat_plugin.runtime.transcribe import add_transcribe_arguments
 
         add_transcribe_arguments(transcribe)
+    inspect = commands.add_parser("inspect", help="show where the bytes and the milliseconds of an exported model are")
+    if command == "inspect":
+        from qat_plugin.runtime.inspection import add_inspect_arguments
+
+        add_inspect_arguments(inspect)
     return parser
 
 
@@ -58,6 +63,10 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
         from qat_plugin.runtime.transcribe import run_transcribe
 
         return run_transcribe(options)
+    if options.command == "inspect":
+        from qat_plugin.runtime.inspection import run_inspect
+
+        return run_inspect(options)
     if options.command == "fields":
         from qat_plugin.recipe_loading import recipe_help
 
