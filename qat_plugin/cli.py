@@ -12,6 +12,7 @@ _STEPS = {
     "train": "train with fake quantization, from the last checkpoint if there is one",
     "export": "write the ONNX of every arm and verify it against the trained model",
     "evaluate": "measure every arm on every test corpus; write results, report and plots",
+    "diagnose": "say within minutes whether training has anything to win back, and which parts of the model lose it",
     "card": "render the model card from the results",
     "push": "upload the quantized model and its card to the Hub",
     "run": "train, export, evaluate and card in one go; finished steps are kept",
@@ -83,6 +84,10 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
     workspace = steps.open_workspace(recipe)
     if options.command == "push":
         steps.push(recipe, workspace, dry_run=options.dry_run)
+    elif options.command == "diagnose":
+        from qat_plugin.diagnosis import diagnose
+
+        diagnose(recipe, workspace)
     elif options.command == "run":
         steps.run_all(recipe, workspace)
     else:

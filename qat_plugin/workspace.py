@@ -5,8 +5,9 @@
     output_dir/
       recipe.json            the resolved recipe
       state.json             steps done: what decided them, how long they took
-      train/  fp/  ptq-mse/  ...    checkpoints: the trained model, and one for each other arm
-      onnx/{fp,ptq-mse,qat,...}/    complete folders for ONNX Runtime, each with its parity.json
+      train/  fp/  ptq-gptq/  ...   checkpoints: the trained model, and one for each other arm
+      onnx/{fp,ptq-gptq,qat,...}/   complete folders for ONNX Runtime, each with its parity.json
+      diagnosis/             what 'qat-plugin diagnose' found
       evaluation/            CORPUS/ARM.jsonl, results.json, report.md, plots
       card/README.md
 
@@ -70,6 +71,11 @@ class Workspace:
     def results_file(self) -> Path:
         """All measured figures."""
         return self.evaluation / "results.json"
+
+    @property
+    def diagnosis(self) -> Path:
+        """Folder of what quantization costs before any training."""
+        return self.root / "diagnosis"
 
     @property
     def card(self) -> Path:

@@ -46,9 +46,9 @@ def finished(recipe) -> Path:
 
 def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
     results = json.loads((finished / "evaluation" / "results.json").read_text())
-    assert list(results["arms"]) == ["fp", "ptq-rtn", "ptq-mse", "qat"]
+    assert list(results["arms"]) == ["fp", "ptq-rtn", "ptq-gptq", "qat"]
     assert results["corpora"]["clips"]["utterances"] == 2
-    for arm in ("ptq-rtn", "ptq-mse", "qat"):
+    for arm in ("ptq-rtn", "ptq-gptq", "qat"):
         parity = json.loads((finished / "onnx" / arm / "parity.json").read_text())
         assert parity["passed"] and parity["target"] == "int4" and parity["quantized_share"] > 0.5
         kinds = [node.op_type for node in onnx.load(finished / "onnx" / arm / "encoder_model.onnx").graph.node]
@@ -58,7 +58,7 @@ def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
     card = (finished / "card" / "README.md").read_text()
     assert "base_model" in card or "library_name" in card
     assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card
-    assert {"train", "export_fp", "export_ptq-mse", "export_qat", "evaluate"} <= json.loads(
+    assert {"train", "export_fp", "export_ptq-gptq", "export_qat", "evaluate"} <= json.loads(
         (finished / "state.json").read_text()
     ).keys()
 

@@ -21,12 +21,13 @@ from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
 from qat_plugin.encoder_context import EncoderContext, set_encoder_context
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
-from qat_plugin.models import load_processor, load_whisper
+from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.recipe import Recipe
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights
 from qat_plugin.training.pseudo_labels import pseudo_labels
 from qat_plugin.training.ptq import quantize_without_training
+from qat_plugin.training.sensitivity import Sensitivity, measure_sensitivity
 from qat_plugin.training.trainer import QATTrainer
 
 
@@ -187,6 +188,15 @@ def save_float_arm(recipe: Recipe, folder: Path, context: EncoderContext | None 
     set_encoder_context(model.config, context)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def measure_parts(recipe: Recipe, quantized: Path, training_folder: Path, max_clips: int = 32) -> list[Sensitivity]:
+    """What quantizing each part alone does on training speech; `quantized` is the checkpoint of a ptq arm."""
+    teacher, processor = load_model(recipe)
+    dataset, collator = _training_data(recipe, teacher, processor, training_folder)
+    few = dataclasses.replace(recipe.quantization, calibration_samples=max_clips)
+    batches = _calibration_batches(dataclasses.replace(recipe, quantization=few), dataset, collator)
+    return measure_sensitivity(load_fake_quant(quantized), teacher, batches, encoder_context(recipe))
 
 
 def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fine_tuned_folder: Path) -> None:

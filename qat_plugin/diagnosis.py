@@ -1,0 +1,111 @@
+"""`qat-plugin diagnose RECIPE`: is there anything for training to win back, and which parts of the model lose it?
+
+Runs the target without training, compares it with the float model on the recipe's test speech, then quantizes each part of
+the model alone. Minutes, where training takes hours. What it exports and transcribes is kept for the run that may follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from qat_plugin import steps
+from qat_plugin.arms import FLOAT
+from qat_plugin.recipe import Recipe
+from qat_plugin.workspace import Workspace
+
+PTQ = "ptq-gptq"
+# Parts that give more than this much of a nat back for a megabyte are worth 8 bits, as long as these are few.
+_WORTH_NATS_PER_MB, _MOST_MB_SHARE = 0.004, 0.05
+
+
+def diagnose(recipe: Recipe, workspace: Workspace) -> None:
+    """Write `diagnosis/diagnosis.json`, `.md` and `sensitivity.png`, and print the verdict."""
+    from qat_plugin.evaluation.results import read_results
+    from qat_plugin.training.run import measure_parts
+
+    arms = [FLOAT, "ptq-rtn", PTQ]
+    few = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, arms=arms))
+    steps.export(few, workspace)
+    steps.evaluate(few, workspace)
+    results = read_results(workspace.results_file)
+    steps.say("diagnose", "each part of the model quantized alone, on training speech")
+    parts = measure_parts(recipe, workspace.checkpoint(PTQ), workspace.checkpoint("qat"))
+    whole, *parts = parts
+    parts.sort(key=lambda part: -part.kl)
+    described = [{**dataclasses.asdict(part), "extra_megabytes": part.extra_megabytes} for part in parts]
+    found: dict[str, Any] = {
+        "target": recipe.quantization.target,
+        "pooled": {arm: results["pooled"][arm] for arm in arms},
+        "kl_all": whole.kl,
+        "parts": described,
+        "suggestion": suggest(described, results["arms"][PTQ]["bytes"] / 1e6),
+    }
+    workspace.diagnosis.mkdir(exist_ok=True)
+    text = render(found)
+    (workspace.diagnosis / "diagnosis.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf8")
+    (workspace.diagnosis / "diagnosis.md").write_text(text, encoding="utf8")
+    _plot(found, workspace)
+    print(text)
+    steps.say("diagnose", f"written: {workspace.diagnosis}")
+
+
+def suggest(parts: list[dict[str, Any]], total_mb: float) -> list[str]:
+    """Globs for `int8_modules`: the parts whose loss is worth the bytes, the best bargain first."""
+    bargains = [part for part in parts if part["extra_megabytes"] > 0 and "layers" in part["part"]]
+    bargains.sort(key=lambda part: -part["kl"] / part["extra_megabytes"])
+    chosen, spent = [], 0.0
+    for part in bargains:
+        spent += part["extra_megabytes"]
+        if part["kl"] / part["extra_megabytes"] < _WORTH_NATS_PER_MB or spent > _MOST_MB_SHARE * total_mb:
+            break
+        chosen.append(f"model.{part['part']}.*")
+    return chosen
+
+
+def verdict(measured: dict[str, Any]) -> str:
+    """What the interval of PTQ's loss says about training."""
+    versus = measured["versus"][FLOAT]
+    points, (low, high) = 100 * versus["difference"], (100 * bound for bound in versus["interval"])
+    said = f"without training the target costs {points:+.2f} points of WER (95 % interval {low:+.2f} to {high:+.2f})"
+    if low > 0:
+        return f"There is something to win back: {said}."
+    if high < 0.5:
+        return f"Nothing to win back: {said}. Ship {PTQ}, or train only to fine-tune."
+    return f"This speech cannot tell: {said}. Test on more words, or on speech that the model finds harder."
+
+
+def render(found: dict[str, Any]) -> str:
+    """The diagnosis as Markdown."""
+    lines = [f"# {found['target']} before training", "", verdict(found["pooled"][PTQ]), ""]
+    lines += [
+        "| arm | WER % | substitutions | deletions | insertions | looping clips |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for arm, m in found["pooled"].items():
+        lines.append(
+            f"| {arm} | {100 * m['wer']:.1f} | {m['substitutions']} | {m['deletions']} | {m['insertions']} | {m['looping']} |"
+        )
+    lines += ["", f"All parts quantized: KL {found['kl_all']:.4f} nats a token. Each part alone:", ""]
+    lines += ["| part | KL | weights, M | bits | MB more with 8 bits |", "|---|---:|---:|---:|---:|"]
+    for part in found["parts"]:
+        lines.append(
+            f"| {part['part']} | {part['kl']:.4f} | {part['weights'] / 1e6:.2f} | {part['bits']} "
+            f"| {part['extra_megabytes']:.2f} |"
+        )
+    if found["suggestion"]:
+        lines += ["", f'Worth 8 bits: `"int8_modules": {json.dumps(found["suggestion"])}`']
+    return "\n".join(lines) + "\n"
+
+
+def _plot(found: dict[str, Any], workspace: Workspace) -> None:
+    from matplotlib.figure import Figure
+
+    parts = found["parts"][::-1]
+    figure = Figure(figsize=(7, 1 + 0.28 * len(parts)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([part["part"] for part in parts], [part["kl"] for part in parts], color="#0072B2")
+    axes.set_xlabel("KL(float || this part quantized alone), nats a token")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(workspace.diagnosis / "sensitivity.png", dpi=150, metadata={"Software": None})

@@ -1,0 +1,134 @@
+"""Which parts of a model quantization hurts: each part quantized alone, the rest float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import WhisperForConditionalGeneration
+
+from qat_plugin.encoder_context import EncoderContext, in_context
+from qat_plugin.errors import QuantizationError
+from qat_plugin.fake_quant import fake_quant_layers
+from qat_plugin.fake_quant.layers import FakeQuantLayer
+from qat_plugin.runtime.inspection import part_of
+from qat_plugin.training.distillation import kl_divergence
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantizing one part alone does to the model's next tokens.
+
+    `kl`: mean over tokens of KL(float || quantized), nats. `weights`: how many weights the part has. `bits`: of most of them.
+    """
+
+    part: str
+    kl: float
+    weights: int
+    bits: int
+
+    @property
+    def extra_megabytes(self) -> float:
+        """What 8 bits for all of its weights would add to the files."""
+        return self.weights * max(0, 8 - self.bits) / 8 / 1e6
+
+
+def measure_sensitivity(
+    quantized: WhisperForConditionalGeneration,
+    teacher: WhisperForConditionalGeneration,
+    batches: Iterable[dict[str, Any]],
+    context: EncoderContext | None,
+) -> list[Sensitivity]:
+    """Quantize each part of the model alone, then all of them ("all", which comes first), on the same clips.
+
+    Args:
+        quantized: fake-quantized and folded, as `load_fake_quant` gives it. Its weights are changed meanwhile.
+        teacher: the float model that it was made from.
+        batches: as the collator makes them, labels included.
+        context: both models fold silence like this, so that only quantization tells them apart.
+
+    Raises `QuantizationError` when there is no batch, or the model is not fake-quantized.
+    """
+    layers = dict(fake_quant_layers(quantized))
+    batches = list(batches)
+    if not layers or not batches:
+        raise QuantizationError(
+            "sensitivity needs a fake-quantized model and clips: set `calibration_samples` to 1 or more"
+        )
+    quantized.eval()
+    teacher.eval()
+    answers = [_logits(teacher, batch, context) for batch in batches]
+    names = sorted({part_of(name) for name in layers}, key=_order)
+    found = []
+    for part in tqdm([ALL, *names], desc="quantizing part by part", unit="part"):
+        chosen = {name for name in layers if part in (ALL, part_of(name))}
+        with _only(layers, chosen, teacher):
+            kl = tokens = 0.0
+            for batch, answer in zip(batches, answers, strict=True):
+                kl += float(kl_divergence(_logits(quantized, batch, context), answer, 1.0)) * len(answer)
+                tokens += len(answer)
+        by_weight = {id(layers[name].weight): layers[name] for name in chosen}.values()
+        counts: dict[int, int] = {}
+        for layer in by_weight:
+            bits = layer.layer_scheme.weight.num_bits
+            counts[bits] = counts.get(bits, 0) + _size(layer)
+        found.append(Sensitivity(part, kl / tokens, sum(counts.values()), max(counts, key=lambda bits: counts[bits])))
+    return found
+
+
+def _size(layer: FakeQuantLayer) -> int:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.numel()
+
+
+def _order(part: str) -> tuple[bool, int, str]:
+    digits = "".join(filter(str.isdigit, part))
+    return part.startswith("decoder"), int(digits or -1), part
+
+
+def _logits(model: Any, batch: dict[str, Any], context: EncoderContext | None) -> Tensor:
+    """Logits at the tokens of the labels, `(tokens, vocabulary)`."""
+    labels = batch["labels"]
+    with torch.no_grad(), in_context(model, context, batch["input_features"]) as features:
+        logits: Tensor = model(input_features=features, labels=labels).logits
+    return logits[labels.ne(-100)]
+
+
+@contextmanager
+def _only(layers: dict[str, FakeQuantLayer], chosen: set[str], teacher: nn.Module) -> Iterator[None]:
+    """Inside, the layers that are not chosen have the teacher's weights and no fake quantization."""
+    others = {name: layer for name, layer in layers.items() if name not in chosen}
+    # By identity: a tied weight is kept once.
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    with torch.no_grad():
+        for name, layer in others.items():
+            weight, own = layer.weight, teacher.get_submodule(name).weight
+            assert isinstance(weight, Tensor) and isinstance(own, Tensor)
+            if id(weight) not in kept:
+                kept[id(weight)] = weight, weight.clone()
+                weight.copy_(own)
+    for layer in others.values():
+        _enable(layer, False)
+    try:
+        yield
+    finally:
+        for layer in others.values():
+            _enable(layer, True)
+        with torch.no_grad():
+            for weight, before in kept.values():
+                weight.copy_(before)
+
+
+def _enable(layer: FakeQuantLayer, enabled: bool) -> None:
+    for _, _, quantizer, _ in layer.parts():
+        quantizer.enabled = enabled
+    if layer.input_quantizer is not None:
+        layer.input_quantizer.enabled = enabled
