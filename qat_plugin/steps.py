@@ -219,6 +219,7 @@ def _measure(recipe: Recipe, workspace: Workspace) -> list[str]:
 
 
 def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[str]) -> None:
+    from qat_plugin.evaluation.page import render_page
     from qat_plugin.evaluation.plots import draw_plots
     from qat_plugin.evaluation.report import render_report
     from qat_plugin.evaluation.results import collect_results, write_results
@@ -236,6 +237,8 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[str]) -> 
     plots = draw_plots(results, workspace.evaluation)
     report = render_report(results, [path.name for path in plots])
     (workspace.evaluation / "report.md").write_text(report, encoding="utf8")
+    page = render_page(results, report, workspace.evaluation)
+    (workspace.evaluation / "report.html").write_text(page, encoding="utf8")
     # Last: that it is there says that the report is, too.
     write_results(results, workspace.results_file)
 

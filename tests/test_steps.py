@@ -55,6 +55,9 @@ def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
         assert kinds.count("MatMulInteger") == 12
     _, info = WhisperForConditionalGeneration.from_pretrained(finished / "train", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
+    page = (finished / "evaluation" / "report.html").read_text("utf8")
+    # One file: plots are inside, nothing is fetched.
+    assert page.count('src="data:image/png;base64,') == 2 and "http" not in page and "Where the arms part" in page
     card = (finished / "card" / "README.md").read_text()
     assert "base_model" in card or "library_name" in card
     assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card

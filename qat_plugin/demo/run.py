@@ -45,7 +45,7 @@ def run_demo(*, full: bool) -> int:
     for what, path in {
         "quantized model": workspace.onnx("qat"),
         "trained checkpoint": workspace.checkpoint("qat"),
-        "report": workspace.evaluation / "report.md",
+        "report": workspace.evaluation / "report.html",
         "all figures": workspace.results_file,
         "model card": workspace.card / "README.md",
         "recipe of this run": workspace.recipe_file,

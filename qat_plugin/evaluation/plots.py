@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and by the shape of the marker in print.
 _COLOURS = {
-    "fp": "#000000", "fp-ft": "#56B4E9", "ptq-rtn": "#E69F00", "ptq-kquant": "#F0E442", "ptq-hqq": "#CC79A7",
+    "fp": "#000000", "fp-auto": "#009E73", "fp-ft": "#56B4E9", "ptq-rtn": "#E69F00", "ptq-kquant": "#F0E442", "ptq-hqq": "#CC79A7",
     "ptq-mse": "#D55E00", "ptq-gptq": "#882255", "ptq-ft": "#999999", "qat": "#0072B2",
 }  # fmt: skip
 _MARKERS = {
-    "fp": "s", "fp-ft": "D", "ptq-rtn": "^", "ptq-kquant": "<", "ptq-hqq": ">", "ptq-mse": "v", "ptq-gptq": "P",
+    "fp": "s", "fp-auto": "p", "fp-ft": "D", "ptq-rtn": "^", "ptq-kquant": "<", "ptq-hqq": ">", "ptq-mse": "v", "ptq-gptq": "P",
     "ptq-ft": "X", "qat": "o",
 }  # fmt: skip
-_OTHER_COLOUR, _OTHER_MARKER = "#009E73", "*"
+_OTHER_COLOUR, _OTHER_MARKER = "#AA4499", "*"
 
 
 def draw_plots(results: Mapping[str, Any], out_dir: Path) -> list[Path]:
