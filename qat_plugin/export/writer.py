@@ -62,6 +62,7 @@ def _copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
         elif name in _NEEDED:
             raise ExportError(f"{source} has no {name}: save model and processor there with `save_pretrained`")
+    _let_older_ones_read_the_tokenizer(target / "tokenizer_config.json")
     if not (target / "preprocessor_config.json").is_file():
         # transformers 5 keeps the feature extractor inside processor_config.json; older ones and other clients look here.
         if not (source / "processor_config.json").is_file():
@@ -72,3 +73,11 @@ def _copy_companions(source: Path, target: Path) -> None:
         extractor = json.loads((source / "processor_config.json").read_text(encoding="utf8"))["feature_extractor"]
         text = json.dumps(extractor, indent=2, sort_keys=True) + "\n"
         (target / "preprocessor_config.json").write_text(text, encoding="utf8")
+
+
+def _let_older_ones_read_the_tokenizer(path: Path) -> None:
+    """transformers 5 renamed a list and reads it by both names; 4, which Optimum needs, stops at the new one."""
+    settings = json.loads(path.read_text(encoding="utf8"))
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf8")

@@ -269,6 +269,13 @@ def test_the_tokenizer_is_compact_and_the_same(checkpoints: dict[str, Path], exp
     assert ids[0] == ids[1]
 
 
+def test_transformers_4_and_5_read_the_tokenizer(checkpoints: dict[str, Path], exported: dict[str, Path]) -> None:
+    settings = json.loads((exported["int4"] / "tokenizer_config.json").read_text("utf8"))
+    assert not isinstance(settings.get("extra_special_tokens"), list)  # 4 takes a dictionary there, and stops at this
+    before, after = (load_processor(folders["int4"]).tokenizer for folders in (checkpoints, exported))
+    assert set(before.all_special_ids) == set(after.all_special_ids)
+
+
 def test_a_second_export_is_the_same_bytes(
     checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path
 ) -> None:
