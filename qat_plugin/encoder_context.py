@@ -6,7 +6,8 @@ it stands for, by adding the logarithm of that number to its scores. The last po
 uses some of them as attention sinks. So a clip of 4 s takes about 320 positions instead of 1500, and the model hardly notices.
 
 Where a clip ends is read from the features themselves: the padding of Whisper's extractor is the least value they hold, in
-every mel bin. Audio that fills the window is computed as ever.
+every mel bin. Audio that fills the window is computed as ever. How many positions are left tells which they are, so that a
+decoder needs no more than the encoder's states to weigh them (`EncoderContext.fold` sees to it that no two lengths agree).
 
 The ONNX encoder does this inside its graph (`qat_plugin.export.silence`); here is the same for transformers' Whisper.
 """
@@ -41,6 +42,10 @@ class EncoderContext:
     stride: int = 32
     tail: int = 64
 
+    def _silence_from(self, total: int) -> int:
+        """The start of silence from which on, in a window of `total` positions, nothing is left to fold."""
+        return total - self.tail - self.stride // 2 + self.stride - 1
+
     def finer(self) -> EncoderContext:
         """A context for teachers: what a model says in it hardly differs from the whole window, in half the time."""
         return EncoderContext(2 * self.margin, max(1, self.stride // 4), 2 * self.tail)
@@ -57,6 +62,9 @@ class EncoderContext:
         first = start + self.stride // 2
         if self.stride == 1 or first >= end:
             return None
+        if (self._silence_from(total) - start) % self.stride == self.stride - 1:
+            # One more position of silence, for as many positions in all as with the next longer clip's: that one stands for both.
+            start, first = start + 1, first + 1
         folded = torch.arange(first, end, self.stride, device=features.device)
         places = torch.arange(total, device=features.device)
         positions = torch.cat([places[:start], folded, places[end:]])

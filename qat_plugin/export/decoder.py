@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.export.graph import Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
-from qat_plugin.export.silence import BIAS_NAME
+from qat_plugin.export.silence import attention_bias
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 EMBEDDING = "model.decoder.embed_tokens"
@@ -24,14 +25,12 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def build_decoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> ModelProto:
-    """Optimum's merged decoder: its input and output names, and the empty encoder presents of its cached calls.
-
-    `encoder_attention_bias` is an input with a default; see `silence`.
-    """
+    """Optimum's merged decoder: its input and output names, and the empty encoder presents of its cached calls."""
     config, layers = checkpoint.config, Layers(checkpoint, activations=activations)
     graph = Graph(Weights())
     count, heads = config["decoder_layers"], config["decoder_attention_heads"]
     past_end, mask, positions = _prepare(graph)
+    bias = _bias_of_silence(graph, config)
     x = layers.embedding(graph, EMBEDDING, "input_ids")
     x = graph.op("Add", [x, layers.stored_rows(graph, "model.decoder.embed_positions", positions)])
     for i in range(count):
@@ -48,7 +47,7 @@ def build_decoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
             graph, f"{attention}.out_proj", layers.attend(graph, attention, q, present[0], present[1], mask)
         )
         x = graph.op("Add", [x, h])
-        x = graph.op("Add", [x, _cross_attention(graph, layers, i, x, heads)])
+        x = graph.op("Add", [x, _cross_attention(graph, layers, i, x, heads, bias)])
         x = layers.feed_forward(graph, module, x)
     x = layers.layer_norm(graph, "model.decoder.layer_norm", x)
     logits = layers.output(graph, EMBEDDING, x)
@@ -78,11 +77,22 @@ def _prepare(graph: Graph) -> tuple[str, str, str]:
     return past_end, mask, positions
 
 
-def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int) -> str:
+def _bias_of_silence(graph: Graph, config: dict[str, Any]) -> str:
+    """Bias of the cross-attention, `(source length,)`; the source is the cache's once there is one."""
+    graph.at("silence")
+    lengths = (
+        graph.op("Squeeze", [graph.op("Shape", [source], start=axis, end=axis + 1)])
+        for source, axis in (("past_key_values.0.encoder.key", 2), ("encoder_hidden_states", 1))
+    )
+    length = graph.op("Where", [graph.op("Squeeze", ["use_cache_branch"]), *lengths])
+    context = EncoderContext(**(config.get("encoder_context") or {}))
+    return attention_bias(graph, length, context, config["max_source_positions"])
+
+
+def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int, bias: str) -> str:
     module = f"model.decoder.layers.{i}.encoder_attn"
     h = layers.layer_norm(graph, f"{module}_layer_norm", x)
     q = layers.query(graph, module, h, heads)
-    bias = graph.weights.add(BIAS_NAME, np.zeros(1, np.float32))
     width = int(layers.checkpoint.config["d_model"]) // heads
     names = [f"past_key_values.{i}.encoder.{part}" for part in ("key", "value")]
     cached = Graph(graph.weights)
@@ -106,7 +116,7 @@ def _cross_attention(graph: Graph, layers: Layers, i: int, x: str, heads: int) -
     return layers.linear(graph, f"{module}.out_proj", mixed)
 
 
-def _interface(config: dict[str, int]) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+def _interface(config: dict[str, Any]) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
     heads = config["decoder_attention_heads"]
     width = config["d_model"] // heads
 
@@ -125,4 +135,4 @@ def _interface(config: dict[str, int]) -> tuple[list[ValueInfoProto], list[Value
                 batch = "batch_size" if side == "decoder" else "encoder_cache_batch_size"
                 inputs.append(info(f"past_key_values.{i}.{side}.{part}", FLOAT, ["batch_size", heads, past, width]))
                 outputs.append(info(f"present.{i}.{side}.{part}", FLOAT, [batch, heads, present, width]))
-    return [*inputs, info("use_cache_branch", TensorProto.BOOL, [1]), info(BIAS_NAME, FLOAT, ["bias_length"])], outputs
+    return [*inputs, info("use_cache_branch", TensorProto.BOOL, [1])], outputs

@@ -8,15 +8,15 @@ from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.export.graph import MICROSOFT, Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
-from qat_plugin.export.silence import BIAS_NAME, FLOAT, INT64, STRIDE_INPUT, FoldedInput, fold_silence
+from qat_plugin.export.silence import FLOAT, INT64, STRIDE_INPUT, FoldedInput, fold_silence
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 
 def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> ModelProto:
-    """`input_features (batch, mels, frames)` → `last_hidden_state (batch, kept, dim)`, `encoder_attention_bias (kept,)`.
+    """`input_features (batch, mels, frames)` → `last_hidden_state (batch, kept, dim)`.
 
     Silence behind the clip is folded where the checkpoint's config has an "encoder_context", or where a `silence_stride` is
-    given; otherwise `kept` is `frames / 2` and the bias is 0. See `silence`.
+    given; otherwise `kept` is `frames / 2`. See `silence`.
     """
     config, layers = checkpoint.config, Layers(checkpoint, activations=activations)
     graph = Graph(Weights())
@@ -50,7 +50,7 @@ def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
         "encoder",
         graph,
         [info("input_features", FLOAT, features), info(STRIDE_INPUT, INT64, [1])],
-        [info("last_hidden_state", FLOAT, states), info(BIAS_NAME, FLOAT, ["encoder_sequence_length"])],
+        [info("last_hidden_state", FLOAT, states)],
     )
 
 

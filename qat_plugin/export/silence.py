@@ -1,11 +1,8 @@
-"""Folding silence inside the encoder's graph: `EncoderContext.fold` as ONNX nodes.
+"""Folding silence inside the graphs: `EncoderContext.fold` as ONNX nodes.
 
-Every client that pads clips to 30 s, as all do, gets the short context without knowing of it. Two things are optional, as
-inputs with a default value, which clients need not give:
-
-* encoder, `silence_stride` int64 `(1,)`: 1 computes the whole window;
-* decoder, `encoder_attention_bias` float `(1,)` or `(positions,)`: the encoder's second output. Without it the
-  cross-attention takes each folded position for one.
+Every client that pads clips to 30 s, as all do, gets the short context without knowing of it. The encoder has an input with
+a default value, which clients need not give: `silence_stride` int64 `(1,)`, where 1 computes the whole window. The decoder
+sees from the number of the encoder's states which of them stand for how many.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from onnx import TensorProto
 from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.export.graph import Graph
 
-STRIDE_INPUT, BIAS_NAME = "silence_stride", "encoder_attention_bias"
+STRIDE_INPUT = "silence_stride"
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
 
 
@@ -47,6 +44,12 @@ def fold_silence(graph: Graph, features: str, context: EncoderContext, *, defaul
     clip = graph.op("Div", [graph.op("Add", [last, one]), two])
     start = graph.op("Add", [clip, graph.constant(np.int64(context.margin))])
     end = graph.op("Sub", [total, graph.constant(np.int64(context.tail))])
+    # No two starts may leave the same number of positions: see `attention_bias`.
+    scalar = graph.op("Squeeze", [stride])
+    half, last_phase = graph.op("Div", [scalar, two]), graph.op("Sub", [scalar, one])
+    rest = graph.op("Sub", [graph.op("Add", [graph.op("Sub", [end, half]), last_phase]), start])
+    is_twin = graph.op("Equal", [graph.op("Mod", [rest, scalar]), last_phase])
+    start = graph.op("Add", [start, graph.op("Cast", [is_twin], to=INT64)])
     places = graph.op("Range", [zero, total, one])
     is_silence = graph.op("And", [graph.op("GreaterOrEqual", [places, start]), graph.op("Less", [places, end])])
     phase = graph.op("Mod", [graph.op("Sub", [places, start]), stride])
@@ -60,7 +63,7 @@ def fold_silence(graph: Graph, features: str, context: EncoderContext, *, defaul
     positions = graph.op("Squeeze", [graph.op("NonZero", [is_kept]), graph.ints(0)])
     stands_for = graph.op("Where", [nothing, graph.constant(np.float32(1)), graph.op("Div", [silent, picked])])
     gain = graph.op("Where", [is_picked, graph.op("Log", [stands_for]), graph.constant(np.float32(0))])
-    bias = graph.op("Gather", [gain, positions], outputs=[BIAS_NAME])
+    bias = graph.op("Gather", [gain, positions])
     pairs = [
         graph.op("Unsqueeze", [frame, graph.ints(1)])
         for even in [graph.op("Mul", [positions, two])]
@@ -69,3 +72,27 @@ def fold_silence(graph: Graph, features: str, context: EncoderContext, *, defaul
     picked = graph.op("Reshape", [graph.op("Concat", pairs, axis=1), graph.ints(-1)])
     kept = graph.op("Squeeze", [graph.op("Shape", [positions])])
     return FoldedInput(graph.op("Gather", [features, picked], axis=2), positions, bias, graph.op("Less", [kept, total]))
+
+
+def attention_bias(graph: Graph, length: str, context: EncoderContext, window: int) -> str:
+    """What a decoder adds to its scores of attention to `length` (int64 scalar) states of an encoder: float `(length,)`.
+
+    Of a window of `window` positions, `start` are whole, then `n = floor(u / stride)` are folded with
+    `u = window - tail - stride // 2 + stride - 1 - start`, and `tail` are whole again. So
+    `u - n = window - stride // 2 + stride - 1 - length`, and since `u` is never `stride - 1` modulo `stride`,
+    `n = floor((u - n) / (stride - 1))`. All positions: `n` is 0.
+    """
+    graph.at("silence")
+    one = graph.constant(np.int64(1))
+    most = graph.constant(np.int64(window - context.stride // 2 + context.stride - 1))
+    count = graph.op("Div", [graph.op("Sub", [most, length]), graph.constant(np.int64(context.stride - 1))])
+    stop = graph.op("Sub", [length, graph.constant(np.int64(context.tail))])
+    start = graph.op("Sub", [stop, count])
+    silent = graph.op("Sub", [graph.constant(np.int64(window - context.tail)), start])
+    share = graph.op(
+        "Div", [graph.op("Cast", [amount], to=FLOAT) for amount in (silent, graph.op("Max", [count, one]))]
+    )
+    places = graph.op("Range", [graph.constant(np.int64(0)), length, one])
+    is_folded = graph.op("And", [graph.op("GreaterOrEqual", [places, start]), graph.op("Less", [places, stop])])
+    # Without any folded position, none is between start and stop.
+    return graph.op("Where", [is_folded, graph.op("Log", [share]), graph.constant(np.float32(0))])  # type: ignore[no-any-return]

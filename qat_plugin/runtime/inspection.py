@@ -104,7 +104,7 @@ def measure(files: ModelFiles, seconds: float, num_threads: int | None) -> list[
     noise = np.random.default_rng(0).standard_normal(round(seconds * extractor.sampling_rate)).astype(np.float32)
     features = extractor(0.1 * noise, sampling_rate=extractor.sampling_rate, return_tensors="np").input_features
     encoder: Feed = {"input_features": features}
-    states, bias = _outputs(files.encoder, encoder, num_threads)[:2]
+    states = _session(files.encoder, num_threads).run(None, encoder)[0]
 
     def decoder(tokens: int, past: int, cached: bool) -> Callable[[ort.InferenceSession], Feed]:
         def feed(session: ort.InferenceSession) -> Feed:
@@ -112,7 +112,6 @@ def measure(files: ModelFiles, seconds: float, num_threads: int | None) -> list[
                 "input_ids": np.ones((1, tokens), np.int64),
                 "encoder_hidden_states": states,
                 "use_cache_branch": np.array([cached]),
-                "encoder_attention_bias": bias,
             }
             for value in session.get_inputs():
                 if value.name.startswith("past_key_values"):
@@ -128,11 +127,6 @@ def measure(files: ModelFiles, seconds: float, num_threads: int | None) -> list[
         _profile(f"decoder, first call ({_PROMPT} tokens)", files.decoder, decoder(_PROMPT, 0, False), num_threads),
         _profile("decoder, one token behind 16", files.decoder, decoder(1, 16, True), num_threads),
     ]
-
-
-def _outputs(path: Path, feed: Feed, num_threads: int | None) -> list[NDArray[Any]]:
-    found: list[NDArray[Any]] = _session(path, num_threads).run(None, feed)
-    return found
 
 
 def _session(path: Path, num_threads: int | None, profile: str | None = None) -> ort.InferenceSession:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
@@ -57,14 +56,6 @@ def _within(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return tokens[(tokens >= 0) & (tokens < vocab_size)].long()
 
 
-@dataclass
-class EncoderOutput(BaseModelOutput):
-    """What the encoder gives: `last_hidden_state`, float32 [batch, positions, d_model], and `attention_bias`, float32
-    [positions], which the decoder adds to the scores of its attention to them (folded silence counts for more than one)."""
-
-    attention_bias: torch.Tensor | None = None
-
-
 class _Encoder(torch.nn.Module):
     """The encoder as transformers' generation expects it."""
 
@@ -75,16 +66,15 @@ class _Encoder(torch.nn.Module):
     def __init__(self, session: EncoderSession) -> None:
         super().__init__()
         self._session = session
-        self._last: tuple[torch.Tensor, EncoderOutput] | None = None
+        self._last: tuple[torch.Tensor, BaseModelOutput] | None = None
         self.remembers = False
 
-    def forward(self, input_features: torch.Tensor, **_unused: Any) -> EncoderOutput:
+    def forward(self, input_features: torch.Tensor, **_unused: Any) -> BaseModelOutput:
         # Within one generate(), language detection, silence detection and every fallback temperature ask for the same
         # audio again. Comparing the features costs a ten-thousandth of encoding them.
         if self._last is not None and torch.equal(self._last[0], input_features):
             return self._last[1]
-        hidden_states, bias = self._session.run(input_features)
-        output = EncoderOutput(last_hidden_state=hidden_states, attention_bias=bias)
+        output = BaseModelOutput(last_hidden_state=self._session.run(input_features))
         if self.remembers:
             self._last = (input_features, output)
         return output
@@ -238,9 +228,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         else:
             if encoder_outputs is None:
                 encoder_outputs = self.model.encoder(input_features)
-            bias = getattr(encoder_outputs, "attention_bias", None)
-            bias = torch.zeros(1) if bias is None else bias
-            logits = self._decoder.start(decoder_input_ids, encoder_outputs[0], bias, past_key_values)
+            logits = self._decoder.start(decoder_input_ids, encoder_outputs[0], past_key_values)
         return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)
 
     def prepare_inputs_for_generation(

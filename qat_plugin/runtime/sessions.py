@@ -65,8 +65,8 @@ class EncoderSession:
         self._num_mel_bins: int = config.num_mel_bins
         self._stride = _share(torch.tensor([stride]))
 
-    def run(self, input_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states, float32 [batch, positions, d_model], and the bias of attention to them, float32 [positions].
+    def run(self, input_features: torch.Tensor) -> torch.Tensor:
+        """Hidden states, float32 [batch, positions, d_model].
 
         `input_features` is float32 [batch, mels, frames]; whole windows have frames / 2 positions.
         Raises `ModelError` when the features have another number of mel bins than the model.
@@ -81,11 +81,9 @@ class EncoderSession:
         binding.bind_ortvalue_input("input_features", _share(input_features.contiguous()))
         binding.bind_ortvalue_input("silence_stride", self._stride)
         # How many positions are kept is known afterwards, so ONNX Runtime allocates.
-        for name in ("last_hidden_state", "encoder_attention_bias"):
-            binding.bind_output(name)
+        binding.bind_output("last_hidden_state")
         self._session.run_with_iobinding(binding)
-        hidden_states, bias = (torch.from_numpy(value.numpy()) for value in binding.get_outputs())
-        return hidden_states, bias
+        return torch.from_numpy(binding.get_outputs()[0].numpy())
 
 
 class DecoderCache:
@@ -149,22 +147,19 @@ class DecoderSession:
         self._cross_names = [part.format("encoder") for part in parts]
         self._true, self._false = _share(torch.tensor([True])), _share(torch.tensor([False]))
 
-    def start(
-        self, input_ids: torch.Tensor, hidden_states: torch.Tensor, bias: torch.Tensor, cache: DecoderCache | None
-    ) -> torch.Tensor:
+    def start(self, input_ids: torch.Tensor, hidden_states: torch.Tensor, cache: DecoderCache | None) -> torch.Tensor:
         """Logits, float32 [batch, tokens, vocabulary], of the first tokens; fills `cache` when there is one.
 
         `input_ids` is int64 [batch, tokens]. `hidden_states` is float32 [clips, source length, d_model] where the batch
-        has as many rows for each clip, in order (the beams): what they share is computed and kept once. `bias` is float32
-        [source length] or [1].
+        has as many rows for each clip, in order (the beams): what they share is computed and kept once.
         """
         rows_per_clip = len(input_ids) // len(hidden_states)
         if rows_per_clip > 1:
             first_rows = input_ids[::rows_per_clip]
             if not torch.equal(first_rows.repeat_interleave(rows_per_clip, 0), input_ids):
                 hidden_states = hidden_states.repeat_interleave(rows_per_clip, 0)
-                return self.start(input_ids, hidden_states, bias, cache)
-            logits = self.start(first_rows, hidden_states, bias, cache)
+                return self.start(input_ids, hidden_states, cache)
+            logits = self.start(first_rows, hidden_states, cache)
             if cache is not None:
                 self._repeat(cache, rows_per_clip)
             return logits.repeat_interleave(rows_per_clip, 0)
@@ -172,7 +167,6 @@ class DecoderSession:
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("encoder_hidden_states", _share(hidden_states))
         binding.bind_ortvalue_input("use_cache_branch", self._false)
-        binding.bind_ortvalue_input("encoder_attention_bias", _share(bias))
         nothing = _share(torch.empty((len(input_ids), self._heads, 0, self._head_dim)))
         for name in self._self_names + self._cross_names:
             binding.bind_ortvalue_input(f"past_key_values.{name}", nothing)
@@ -189,7 +183,6 @@ class DecoderSession:
         cache.binding = self._session.io_binding()
         cache.binding.bind_ortvalue_input("encoder_hidden_states", _share(hidden_states))
         cache.binding.bind_ortvalue_input("use_cache_branch", self._true)
-        cache.binding.bind_ortvalue_input("encoder_attention_bias", _share(bias))
         self._bind_audio(cache.binding, values)
         return logits
 
