@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -241,11 +242,10 @@ class FakeQuantEmbedding(FakeQuantLayer, nn.Embedding):
 
 
 class FakeQuantPositionalEmbedding(FakeQuantLayer, nn.Embedding):
-    """transformers' `WhisperPositionalEmbedding`, an embedding that is called with the tokens and an offset."""
+    """transformers' `WhisperPositionalEmbedding`, an embedding that is called with the tokens and where they begin."""
 
-    def forward(self, input_ids: Tensor, past_key_values_length: int = 0, position_ids: Tensor | None = None) -> Tensor:
-        """As the float layer: rows from the offset on, or those of `position_ids`."""
-        weight: Tensor = self.weight_quantizer(self.weight)
-        if position_ids is None:
-            return weight[past_key_values_length : past_key_values_length + input_ids.shape[1]]
-        return weight[position_ids]
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the float layer, whose arguments change their names from version to version: it reads nothing but a weight."""
+        stand_in = SimpleNamespace(weight=self.weight_quantizer(self.weight))
+        rows: Tensor = self.float_class.forward(stand_in, *args, **kwargs)  # type: ignore[arg-type]
+        return rows
