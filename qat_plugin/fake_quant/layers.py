@@ -247,5 +247,5 @@ class FakeQuantPositionalEmbedding(FakeQuantLayer, nn.Embedding):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the float layer, whose arguments change their names from version to version: it reads nothing but a weight."""
         stand_in = SimpleNamespace(weight=self.weight_quantizer(self.weight))
-        rows: Tensor = self.float_class.forward(stand_in, *args, **kwargs)  # type: ignore[arg-type]
+        rows: Tensor = self.float_class.forward(stand_in, *args, **kwargs)
         return rows

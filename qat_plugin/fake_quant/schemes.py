@@ -97,7 +97,7 @@ class Target:
     `clip_linear` holds for every `nn.Linear` that sees the states of whole clips (the encoder, and the keys and values
     that the decoder makes of its output), `token_linear` for those that see one token at a time, `embedding` for the tied
     token embedding and `proj_out`, `storage` for weights that are only stored small and computed in float: convolutions and positions.
-    `max_weight_only_logit_difference` bounds |Δlogits| against torch with float activations.
+    `max_weight_only_logit_difference` bounds |Δlogits| against torch with float activations, where float32 allows it.
     """
 
     name: str
