@@ -28,6 +28,10 @@ _UNSUPPORTED = {
 }
 
 
+# What generation calls the cache in its result: up to transformers 5.23, and since.
+_CACHES = ("past_key_values", "cache")
+
+
 class _SuppressTokens(SuppressTokensLogitsProcessor):
     """Transformers' processor without its search through the whole vocabulary at every token, with the same result."""
 
@@ -277,5 +281,5 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
     def _postprocess_outputs(self, seek_outputs: Any, *args: Any, **kwargs: Any) -> Any:
         # Outputs are split by clip; the cache is over and done with, and is not part of the result.
         if not isinstance(seek_outputs, torch.Tensor):
-            seek_outputs = type(seek_outputs)(**{k: v for k, v in seek_outputs.items() if k != "past_key_values"})
+            seek_outputs = type(seek_outputs)(**{k: v for k, v in seek_outputs.items() if k not in _CACHES})
         return super()._postprocess_outputs(seek_outputs, *args, **kwargs)
