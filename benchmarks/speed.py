@@ -82,17 +82,23 @@ def load(kind: str, source: str, mode: str, threads: int) -> Transcribe:
     return ours
 
 
+def resident_mb() -> float:
+    """Memory of this process at present; Linux only."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
 def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: list[Any]) -> None:
     import torch  # noqa: F401  # what every process needs anyway must not count as the model's
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_mb()
     start = time.perf_counter()
     transcribe = load(*system, threads)
     loaded = time.perf_counter() - start
-    at_load = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    at_load = resident_mb()
     for clip in clips[:2]:
         transcribe(clip, None)
-    pipe.send({"load_seconds": loaded, "load_mb": (at_load - before) / 1024})
+    pipe.send({"load_seconds": loaded, "load_mb": at_load - before})
     while pipe.recv() == "run":
         rows = []
         for clip in clips:
