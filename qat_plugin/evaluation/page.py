@@ -25,7 +25,7 @@ _IMAGE = re.compile(r'<img src="([^"/]+\.png)"')
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance as every arm heard it: `heard` is arm → (errors, HTML with the words that are wrong marked)."""
+    """One utterance as every arm heard it: `heard` is arm → (errors, hypothesis). Texts are normalized."""
 
     id: str
     reference: str
@@ -49,7 +49,7 @@ def render_page(results: Mapping[str, Any], report: str, evaluation_dir: Path) -
     )
     title = report.splitlines()[0].removeprefix("# ")
     template = environment.get_template("page.html.jinja")
-    return template.render(title=title, body=body, corpora=corpora, arms=arms)
+    return template.render(title=title, body=body, corpora=corpora, arms=arms, mark=mark_errors)
 
 
 def part_most(utterances: Sequence[Utterance], arms: Sequence[str], count: int = SHOWN) -> list[Utterance]:
@@ -92,7 +92,7 @@ def _heard(folder: Path, arms: Sequence[str], normalize: Normalizer) -> list[Utt
         heard = {}
         for arm in arms:
             hypothesis = normalize(columns[arm][key].hypothesis)
-            heard[arm] = count_word_errors(reference, hypothesis).errors, mark_errors(reference, hypothesis)
+            heard[arm] = count_word_errors(reference, hypothesis).errors, hypothesis
         utterances.append(Utterance(key, reference, heard))
     return utterances
 
