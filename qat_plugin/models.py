@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.errors import ModelError
 from qat_plugin.fake_quant import load_quantizer_state, read_quantizer_config
+
+_PART = re.compile(r"model\.((?:en|de)coder)\.(layers\.\d+|\w+)")
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a node or an initializer belongs to, by its name.
+
+    >>> part_of("first:model.decoder.layers.3.encoder_attn.k_proj/MatMulInteger")
+    'decoder.layers.3'
+    """
+    found = _PART.search(name)
+    if found:
+        return f"{found[1]}.{found[2]}"
+    return "decoder.embed_tokens" if "proj_out" in name else "other"
 
 
 def load_whisper(name_or_path: str | Path, revision: str = "main") -> WhisperForConditionalGeneration:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from qat_plugin.errors import DataError
-from qat_plugin.models import load_processor
+from qat_plugin.models import load_processor, part_of
 from qat_plugin.runtime.files import ModelFiles, find_model_files
+from qat_plugin.runtime.sessions import open_session
 
 Feed = dict[str, NDArray[Any]]
 
@@ -32,7 +32,6 @@ _KINDS = {
     "weight_groups": "scales",
     "input_scale": "scales",
 }
-_PART = re.compile(r"model\.((?:en|de)coder)\.(layers\.\d+|\w+)")
 _REPEATS = 5
 _PROMPT, _WINDOW_SECONDS = 4, 30.0
 
@@ -65,18 +64,6 @@ class Milliseconds:
     parts: dict[str, float]
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a node or an initializer belongs to, by its name.
-
-    >>> part_of("first:model.decoder.layers.3.encoder_attn.k_proj/MatMulInteger")
-    'decoder.layers.3'
-    """
-    found = _PART.search(name)
-    if found:
-        return f"{found[1]}.{found[2]}"
-    return "decoder.embed_tokens" if "proj_out" in name else "other"
-
-
 def count_bytes(files: ModelFiles) -> Bytes:
     """Where the bytes of an exported folder are. Reads the ONNX files, not what they were made from."""
     parts: dict[str, Counter[str]] = {}
@@ -104,7 +91,7 @@ def measure(files: ModelFiles, seconds: float, num_threads: int | None) -> list[
     noise = np.random.default_rng(0).standard_normal(round(seconds * extractor.sampling_rate)).astype(np.float32)
     features = extractor(0.1 * noise, sampling_rate=extractor.sampling_rate, return_tensors="np").input_features
     encoder: Feed = {"input_features": features}
-    states = _session(files.encoder, num_threads).run(None, encoder)[0]
+    states = open_session(files.encoder, num_threads).run(None, encoder)[0]
 
     def decoder(tokens: int, past: int, cached: bool) -> Callable[[ort.InferenceSession], Feed]:
         def feed(session: ort.InferenceSession) -> Feed:
@@ -129,21 +116,11 @@ def measure(files: ModelFiles, seconds: float, num_threads: int | None) -> list[
     ]
 
 
-def _session(path: Path, num_threads: int | None, profile: str | None = None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, profile
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def _profile(
     call: str, path: Path, feed: Callable[[ort.InferenceSession], Feed], num_threads: int | None
 ) -> Milliseconds:
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(path, num_threads, str(Path(folder) / "profile"))
+        session = open_session(path, num_threads, Path(folder) / "profile")
         inputs = feed(session)
         for _ in range(_REPEATS + 1):
             session.run(None, inputs)

@@ -16,7 +16,7 @@ from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import QuantizationError
 from qat_plugin.fake_quant import fake_quant_layers
 from qat_plugin.fake_quant.layers import FakeQuantLayer
-from qat_plugin.runtime.inspection import part_of
+from qat_plugin.models import part_of
 from qat_plugin.training.distillation import kl_divergence
 
 ALL = "all"

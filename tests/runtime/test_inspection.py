@@ -7,9 +7,9 @@ import pytest
 from qat_plugin.cli import main
 from qat_plugin.export.writer import export_onnx
 from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
-from qat_plugin.models import load_processor, load_whisper
+from qat_plugin.models import load_processor, load_whisper, part_of
 from qat_plugin.runtime.files import find_model_files
-from qat_plugin.runtime.inspection import count_bytes, part_of
+from qat_plugin.runtime.inspection import count_bytes
 from qat_plugin.training.ptq import quantize_without_training
 
 
