@@ -42,10 +42,6 @@ class EncoderContext:
     stride: int = 32
     tail: int = 64
 
-    def _silence_from(self, total: int) -> int:
-        """The start of silence from which on, in a window of `total` positions, nothing is left to fold."""
-        return total - self.tail - self.stride // 2 + self.stride - 1
-
     def finer(self) -> EncoderContext:
         """A context for teachers: what a model says in it hardly differs from the whole window, in half the time."""
         return EncoderContext(2 * self.margin, max(1, self.stride // 4), 2 * self.tail)
@@ -62,8 +58,8 @@ class EncoderContext:
         first = start + self.stride // 2
         if self.stride == 1 or first >= end:
             return None
-        if (self._silence_from(total) - start) % self.stride == self.stride - 1:
-            # One more position of silence, for as many positions in all as with the next longer clip's: that one stands for both.
+        if (end - first) % self.stride == 0:
+            # A clip longer by one position would be left with as many: they are made the same.
             start, first = start + 1, first + 1
         folded = torch.arange(first, end, self.stride, device=features.device)
         places = torch.arange(total, device=features.device)

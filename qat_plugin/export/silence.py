@@ -46,9 +46,8 @@ def fold_silence(graph: Graph, features: str, context: EncoderContext, *, defaul
     end = graph.op("Sub", [total, graph.constant(np.int64(context.tail))])
     # No two starts may leave the same number of positions: see `attention_bias`.
     scalar = graph.op("Squeeze", [stride])
-    half, last_phase = graph.op("Div", [scalar, two]), graph.op("Sub", [scalar, one])
-    rest = graph.op("Sub", [graph.op("Add", [graph.op("Sub", [end, half]), last_phase]), start])
-    is_twin = graph.op("Equal", [graph.op("Mod", [rest, scalar]), last_phase])
+    first = graph.op("Add", [start, graph.op("Div", [scalar, two])])
+    is_twin = graph.op("Equal", [graph.op("Mod", [graph.op("Sub", [end, first]), scalar]), zero])
     start = graph.op("Add", [start, graph.op("Cast", [is_twin], to=INT64)])
     places = graph.op("Range", [zero, total, one])
     is_silence = graph.op("And", [graph.op("GreaterOrEqual", [places, start]), graph.op("Less", [places, end])])
