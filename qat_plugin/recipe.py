@@ -26,8 +26,8 @@ class ModelArguments:
     encoder_context: Literal["full", "auto"] = field(
         default="full",
         metadata={
-            "help": "What the encoder computes of its 30 s window: 'full' all of it, 'auto' the clip and a second of "
-            "silence. 'auto' is trained for and makes short clips several times as fast."
+            "help": "What the encoder computes of its 30 s window: 'full' all of it, 'auto' the clip, with the silence behind "
+            "it folded: a few positions stand for all of them. 'auto' makes short clips several times as fast."
         },
     )
     freeze_encoder: bool = field(default=False, metadata={"help": "Train the decoder only."})

@@ -55,3 +55,11 @@ def test_the_table_is_that_of_the_committed_results():
     assert len(table) > 3
     missing = [line for line in table if line not in README]
     assert not missing
+
+
+def test_the_points_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results" / "quality-int4.json").read_text(encoding="utf8"))
+    pooled, text = results["pooled"], " ".join(README.split())
+    costs = [100 * pooled[arm]["versus"]["fp"]["difference"] for arm in ("ptq-rtn", "ptq-gptq")]
+    assert f"plain rounding costs {costs[0]:.1f} points and GPTQ in this format {costs[1]:.1f}" in text
+    assert f"training, {results['recipe']['max_steps']} steps" in text and pooled["qat"]["looping"] == 1
