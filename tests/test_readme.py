@@ -57,6 +57,11 @@ def test_the_table_is_that_of_the_committed_results():
     assert not missing
 
 
+def test_what_the_demo_lost_is_said():
+    versus = json.loads(MEASURED.read_text(encoding="utf8"))["measurements"]["qat"]["asterisk_fr"]["versus"]["ptq-gptq"]
+    assert versus["beyond_interval"] and f"{100 * versus['difference']:.2f} points worse than `ptq-gptq`" in README
+
+
 def test_the_points_are_those_of_the_benchmark():
     results = json.loads((ROOT / "benchmarks" / "results" / "quality-int4.json").read_text(encoding="utf8"))
     pooled, text = results["pooled"], " ".join(README.split())
