@@ -110,7 +110,8 @@ class QuantizationArguments:
     hot_tokens: int = field(
         default=0,
         metadata={
-            "help": "So many first rows of the token embedding get 8 bits within int4: tokens are numbered by frequency."
+            "help": "So many first rows of the token embedding get 8 bits within int4: tokens are numbered by frequency. "
+            "Those of Whisper's special tokens get them too."
         },
     )
     weight_observer: Literal["mse", "minmax"] = field(

@@ -160,15 +160,21 @@ class Layers:
         parts = self.checkpoint.parts(module)
         if not parts:
             return graph.op("Gather", [self.tensor(graph, f"{module}.weight"), ids])  # type: ignore[no-any-return]
-        if len(parts) == 1:
-            return self._lookup(graph, *parts[0], ids)
-        (hot, first), (rest, others) = parts
-        count = graph.constant(np.int64(len(first.integers)))
-        low = graph.op("Min", [ids, graph.constant(np.int64(len(first.integers) - 1))])
-        high = graph.op("Max", [graph.op("Sub", [ids, count]), graph.constant(np.int64(0))])
-        is_hot = graph.op("Unsqueeze", [graph.op("Less", [ids, count]), graph.ints(-1)])
-        rows = [self._lookup(graph, hot, first, low), self._lookup(graph, rest, others, high)]
-        return graph.op("Where", [is_hot, *rows])  # type: ignore[no-any-return]
+        start, found = 0, None
+        for name, weight in parts:
+            # Ids of other parts read some row of this one, which is then not taken.
+            last = graph.constant(np.int64(len(weight.integers) - 1))
+            first = graph.constant(np.int64(start))
+            local = graph.op("Clip", [graph.op("Sub", [ids, first]), graph.constant(np.int64(0)), last]) if len(parts) > 1 else ids
+            rows = self._lookup(graph, name, weight, local)
+            if found is None:
+                found = rows
+            else:
+                is_before = graph.op("Unsqueeze", [graph.op("Less", [ids, first]), graph.ints(-1)])
+                found = graph.op("Where", [is_before, found, rows])
+            start += len(weight.integers)
+        assert found is not None
+        return found
 
     def _lookup(self, graph: Graph, name: str, weight: QuantizedWeight, ids: str) -> str:
         assert weight.scheme.operator == "MatMulNBits"

@@ -51,8 +51,8 @@ class QuantizedCheckpoint:
     """All tensors of a Whisper checkpoint by vanilla names.
 
     `tensors`: float32, tensor name → array, without the tied `proj_out.weight`. `quantized`: module name → weight; such a
-    module's float weight is not in `tensors`. A table whose first N rows have a scheme of their own is two weights,
-    called NAME[:N] and NAME[N:]. `target` is None for a float checkpoint.
+    module's float weight is not in `tensors`. A table some of whose rows have a scheme of their own is several
+    weights, called NAME[:N], NAME[N:M] and so on. `target` is None for a float checkpoint.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class QuantizedCheckpoint:
 
 
 def split_part(name: str) -> tuple[str, slice]:
-    """Module and rows that NAME, NAME[:N] or NAME[N:] stands for."""
+    """Module and rows that NAME, NAME[:N], NAME[N:M] or NAME[M:] stands for."""
     module, bracket, rows = name.partition("[")
     if not bracket:
         return module, slice(None)

@@ -20,22 +20,24 @@ _DAMPING = 0.01
 def gptq(weight: Tensor, second_moments: Tensor, found: WeightScale, scheme: WeightScheme) -> Tensor:
     """The quantized values of `weight` `(out, in)` that lose least of the layer's output, float32; they round to themselves.
 
-    `second_moments`: `(in, in)`, `E[x x^T]` of the layer's input. `found`: scale and zero points to round with.
+    `second_moments`: `(in, in)`, `E[x x^T]` of the layer's input. `found`: scale and zero points to round with. The most
+    active inputs are rounded first, so that all others can make their errors good ("act order").
 
     Raises `QuantizationError` when the moments cannot be inverted.
     """
     width = weight.shape[1]
-    rest = weight.detach().float().clone()
-    factor = _inverse_factor(second_moments)
+    order = second_moments.diagonal().argsort(descending=True, stable=True)
+    rest = weight.detach().float()[:, order]
+    factor = _inverse_factor(second_moments[order][:, order])
     steps, points = found.steps, found.zero_point
-    size = width // steps.shape[1]
+    groups = (order // (width // steps.shape[1])).tolist()
     one_column = WeightScheme(scheme.num_bits, scheme.qmin, scheme.qmax, scheme.symmetric)
     quantized = torch.empty_like(rest)
     for start in range(0, width, _BLOCK_COLUMNS):
         stop = min(start + _BLOCK_COLUMNS, width)
         errors = torch.empty(rest.shape[0], stop - start, device=rest.device)
         for column in range(start, stop):
-            group = slice(column // size, column // size + 1)
+            group = slice(groups[column], groups[column] + 1)
             point = None if points is None else points[:, group]
             rounded = fake_quantize_weight(rest[:, column, None], steps[:, group], point, one_column)[:, 0]
             quantized[:, column] = rounded
@@ -43,7 +45,7 @@ def gptq(weight: Tensor, second_moments: Tensor, found: WeightScale, scheme: Wei
             rest[:, column:stop] -= torch.outer(error, factor[column, column:stop])
             errors[:, column - start] = error
         rest[:, stop:] -= errors @ factor[start:stop, stop:]
-    return quantized
+    return quantized[:, order.argsort()]
 
 
 def _inverse_factor(second_moments: Tensor) -> Tensor:

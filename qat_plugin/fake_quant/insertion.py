@@ -42,6 +42,9 @@ from qat_plugin.fake_quant.schemes import BYTES, LayerScheme, Target, WeightSche
 # The Linear whose input no LayerNorm has made even.
 _BEHIND_GELU = ".fc2"
 
+# Whisper's tokens for times, 0.00 to 30.00 s in steps of 0.02, are the last of every vocabulary.
+_TIMES = 1501
+
 # Of a step, from an integer: as far as a weight may be off and surely round to it.
 _WITHIN_STEP = 0.45
 
@@ -73,7 +76,8 @@ def prepare(
     An encoder's positions that are Whisper's sinusoids get their exact values, which need no storage.
 
     `skip_modules`: globs of module names that stay float; skipping one of two tied layers skips both. `int8_modules`: globs
-    of what gets the int8 target's scheme instead. `hot_tokens`: so many first rows of the tied token embedding get 8 bits.
+    of what gets the int8 target's scheme instead. `hot_tokens`: so many first rows of the tied token embedding get 8 bits, and those of
+    Whisper's special tokens with them.
 
     Raises `QuantizationError` when the model is prepared already, a glob matches nothing, a weight cannot be quantized,
     or nothing is left to quantize.
@@ -95,7 +99,8 @@ def prepare(
         assert isinstance(weight, Tensor)
         options: dict[str, Any] = {"observer": weight_observer if initialize else None, "learned": learned_scales}
         try:
-            quantizer = _make_quantizer(weight, scheme.weight, hot_tokens if tied else 0, **options)
+            hot_rows = _hot_rows(model, len(weight), hot_tokens) if tied else []
+            quantizer = _make_quantizer(weight, scheme.weight, hot_rows, **options)
         except QuantizationError as error:
             raise QuantizationError(f"{names[0]}: {error}") from None
         for name in names:
@@ -105,17 +110,43 @@ def prepare(
 
 
 def _make_quantizer(
-    weight: Tensor, scheme: WeightScheme, hot_tokens: int, *, observer: WeightObserver | None, learned: bool
+    weight: Tensor, scheme: WeightScheme, hot_rows: Sequence[slice], *, observer: WeightObserver | None, learned: bool
 ) -> WeightQuantizer | RowSplitQuantizer:
-    if hot_tokens == 0 or scheme.num_bits == 8:
+    if not hot_rows or scheme.num_bits == 8:
         return WeightQuantizer(scheme, _first_scale(weight, scheme, observer), learned=learned)
-    if hot_tokens >= weight.shape[0]:
-        raise QuantizationError(f"hot_tokens is {hot_tokens}, and the table has {weight.shape[0]} rows: set it lower")
-    # In groups of the same size, so that one rounding of the input serves both.
+    # In groups of the same size, so that one rounding of the input serves all.
     fine = WeightScheme(*BYTES, symmetric=True, group_size=scheme.group_size, half_scale=scheme.half_scale)
-    parts = ((fine, weight[:hot_tokens]), (scheme, weight[hot_tokens:]))
-    hot, rest = (WeightQuantizer(s, _first_scale(w, s, observer), learned=learned) for s, w in parts)
-    return RowSplitQuantizer(hot, rest, hot_tokens)
+    schemes, end = {}, 0
+    for rows in hot_rows:
+        if rows.start > end:
+            schemes[end] = scheme
+        schemes[rows.start], end = fine, rows.stop
+    if end < len(weight):
+        schemes[end] = scheme
+    parts = [
+        WeightQuantizer(own, _first_scale(weight[start:stop], own, observer), learned=learned)
+        for (start, own), stop in zip(schemes.items(), [*list(schemes)[1:], None], strict=True)
+    ]
+    return RowSplitQuantizer(parts, list(schemes))
+
+
+def _hot_rows(model: nn.Module, rows: int, hot_tokens: int) -> list[slice]:
+    """Rows of the token embedding that are read most: the first `hot_tokens`, and Whisper's special tokens.
+
+    Byte-pair encoding numbers tokens by frequency; behind them come end, start, languages and tasks, which every
+    transcript has, and times.
+    """
+    if hot_tokens == 0:
+        return []
+    if hot_tokens >= rows:
+        raise QuantizationError(f"hot_tokens is {hot_tokens}, and the table has {rows} rows: set it lower")
+    special = getattr(getattr(model, "config", None), "eos_token_id", None)
+    stop = rows - _TIMES
+    if special is None or special >= stop:
+        return [slice(0, hot_tokens)]
+    if special <= hot_tokens:
+        return [slice(0, max(hot_tokens, stop))]
+    return [slice(0, hot_tokens), slice(special, stop)]
 
 
 def _first_scale(weight: Tensor, scheme: WeightScheme, observer: WeightObserver | None) -> WeightScale:

@@ -7,7 +7,7 @@ and `state_dict()` go on as before. Nothing of a quantizer appears in `state_dic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -139,30 +139,40 @@ class WeightQuantizer(nn.Module):
 
 
 class RowSplitQuantizer(nn.Module):
-    """Two quantizers of one table: `hot` for its first `rows` rows, `rest` for the others.
+    """Quantizers of one table's rows, in the order of the rows: `parts[i]` has those from `starts[i]` to the next start.
 
-    Byte-pair encoding numbers tokens by frequency, so the first rows are the ones that are read.
+    A few rows are read far more often than the others, and can have more bits.
     """
 
     equalization = None
 
-    def __init__(self, hot: WeightQuantizer, rest: WeightQuantizer, rows: int) -> None:
+    def __init__(self, parts: Sequence[WeightQuantizer], starts: Sequence[int]) -> None:
         super().__init__()
-        self.hot, self.rest, self.rows_split = hot, rest, rows
+        self.parts = nn.ModuleList(parts)
+        self.slices = [slice(*bounds) for bounds in zip(starts, [*starts[1:], None], strict=True)]
+
+    def items(self) -> Iterator[tuple[slice, WeightQuantizer]]:
+        """The rows of each part and what quantizes them."""
+        for rows, part in zip(self.slices, self.parts, strict=True):
+            assert isinstance(part, WeightQuantizer)
+            yield rows, part
 
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantized `weight`, as `WeightQuantizer` gives it."""
-        return torch.cat([self.hot(weight[: self.rows_split]), self.rest(weight[self.rows_split :])])
+        return torch.cat([part(weight[rows]) for rows, part in self.items()])
 
     def rows(self, weight: Tensor, indices: Tensor) -> Tensor:
         """Fake-quantized rows `weight[indices]`, of shape `(*indices.shape, dim)`."""
-        first, others = weight[: self.rows_split], weight[self.rows_split :]
-        hot = self.hot.rows(first, indices.clamp(max=self.rows_split - 1))
-        rest = self.rest.rows(others, (indices - self.rows_split).clamp(min=0))
-        return torch.where((indices < self.rows_split).unsqueeze(-1), hot, rest)
+        found: Tensor | None = None
+        for rows, part in self.items():
+            table = weight[rows]
+            picked = part.rows(table, (indices - rows.start).clamp(0, len(table) - 1))
+            found = picked if found is None else torch.where((indices < rows.start).unsqueeze(-1), found, picked)
+        assert found is not None
+        return found
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Nothing, as of its two parts."""
+        """Nothing, as of its parts."""
 
 
 class InputQuantizer(nn.Module):
@@ -207,9 +217,9 @@ class FakeQuantLayer(nn.Module):
         """What is quantized by a scheme of its own: how it is called after the layer's name, rows, quantizer, scheme."""
         quantizer, scheme = self.weight_quantizer, self.layer_scheme
         if isinstance(quantizer, RowSplitQuantizer):
-            rows = quantizer.rows_split
-            yield f"[:{rows}]", slice(rows), quantizer.hot, replace(scheme, weight=quantizer.hot.scheme)
-            yield f"[{rows}:]", slice(rows, None), quantizer.rest, scheme
+            for rows, part in quantizer.items():
+                bounds = ("" if not bound else str(bound) for bound in (rows.start, rows.stop))
+                yield f"[{':'.join(bounds)}]", rows, part, replace(scheme, weight=part.scheme)
         else:
             yield "", slice(None), quantizer, scheme
 

@@ -1,6 +1,6 @@
 """Quantizer state on disk, beside a vanilla checkpoint.
 
-* `quantizer.json`: what `prepare` was told, and each layer's scheme; a table in two parts is called NAME[:N] and NAME[N:];
+* `quantizer.json`: what `prepare` was told, and each layer's scheme; parts of a table are called NAME[:N], NAME[N:M] and so on;
 * `quantizer.safetensors`: for each layer `NAME.scale` and, where it has them, `NAME.zero_point`, `NAME.multiplier` and
   `NAME.equalization` (what ships); `NAME.initial_scale` and `NAME.scale_offset` (what training resumes from). Tied layers are stored once.
 """

@@ -1,6 +1,7 @@
 """prepare, fold, convert and state on a whole Whisper."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,9 +100,11 @@ def test_int8_modules_and_hot_tokens_get_eight_bits_and_lose_less(model, batch, 
     }
     eight = {name for name, count in bits.items() if count == 8}
     attention = {f"model.encoder.layers.0.self_attn.{kind}" for kind in ("q_proj", "k_proj", "v_proj", "out_proj")}
-    assert eight == attention | {f"{EMBEDDING}[:{hot}]", f"proj_out[:{hot}]"}
-    assert bits[f"{EMBEDDING}[{hot}:]"] == 4
-    # The table's two parts are one module to everybody else, and come back from disk.
+    special, times = model.config.eos_token_id, model.config.vocab_size - 1501
+    hot_parts = {f"{table}[{rows}]" for table in (EMBEDDING, "proj_out") for rows in (f":{hot}", f"{special}:{times}")}
+    assert eight == attention | hot_parts
+    assert bits[f"{EMBEDDING}[{hot}:{special}]"] == bits[f"{EMBEDDING}[{times}:]"] == 4
+    # The table's parts are one module to everybody else, and come back from disk.
     fold(other)
     save_quantizer_state(other, config, tmp_path)
     other.save_pretrained(tmp_path)
@@ -109,7 +112,37 @@ def test_int8_modules_and_hot_tokens_get_eight_bits_and_lose_less(model, batch, 
     assert torch.equal(logits(again, batch), logits(other, batch))
     checkpoint = read_checkpoint(tmp_path)
     rows = [weight.integers.shape[0] for _, weight in checkpoint.parts(EMBEDDING)]
-    assert rows == [hot, model.config.vocab_size - hot]
+    assert rows == [hot, special - hot, times - special, 1501]
+
+
+@pytest.mark.parametrize(
+    ("hot", "special", "vocabulary", "expected"),
+    [
+        (100, 256, 2000, [100, 156, 243, 1501]),
+        (300, 256, 2000, [499, 1501]),  # the special tokens' rows begin among the first
+        (600, 256, 2000, [600, 1400]),
+        (100, 256, 1700, [100, 1600]),  # no room for special tokens before the times
+        (100, None, 2000, [100, 1900]),
+    ],
+)
+def test_rows_of_eight_bits_wherever_special_tokens_are(hot, special, vocabulary, expected):
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(eos_token_id=special)
+            self.model = torch.nn.Embedding(vocabulary, 64)
+            self.proj_out = torch.nn.Linear(64, vocabulary, bias=False)
+            self.proj_out.weight = self.model.weight
+
+    table = Table()
+    prepare(table, get_target("int4"), hot_tokens=hot)
+    parts = list(table.proj_out.parts())
+    assert [len(table.model.weight[rows]) for _, rows, _, _ in parts] == expected
+    bits = [scheme.weight.num_bits for *_, scheme in parts]
+    assert bits == [8, 4, 8, 4][: len(expected)]
+    ids = torch.arange(vocabulary).reshape(2, -1)
+    whole = table.proj_out.weight_quantizer(table.model.weight)
+    assert torch.equal(table.model(ids), whole[ids])
 
 
 @pytest.mark.parametrize(
