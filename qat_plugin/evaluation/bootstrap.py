@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+METHOD = "expanded percentile"
 DEFAULT_RESAMPLES = 2000
 DEFAULT_SEED = 20240229
 
