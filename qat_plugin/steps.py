@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -256,7 +257,10 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], cos
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
-    plots = draw_plots(results, workspace.evaluation)
+    state = workspace.checkpoint(TRAINED) / "trainer_state.json"
+    # Without a training, as when only arms without one are compared, there is no curve.
+    log = json.loads(state.read_text(encoding="utf8"))["log_history"] if state.is_file() else []
+    plots = draw_plots(results, workspace.evaluation, log)
     report = render_report(results, [path.name for path in plots])
     (workspace.evaluation / "report.md").write_text(report, encoding="utf8")
     page = render_page(results, report, workspace.evaluation)
