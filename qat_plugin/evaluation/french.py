@@ -21,7 +21,7 @@ _ABBREVIATIONS = [
     (re.compile(pattern), words)
     for pattern, words in (
         # not the last of 'A. M. Dupont'
-        (r"(?<![\w.'])(?<!\. )M\. (?=[^\W\d_a-zà-ÿ])", "monsieur "),
+        (r"(?<![\w.'])(?<!\b\w\. )M\. (?=[^\W\d_a-zà-ÿ])", "monsieur "),
         (r"(?<![\w.'])MM\. ?(?=[^\W\d_a-zà-ÿ])", "messieurs "),
         (r"\bM(?:r|R)\b\.?", "monsieur"),
         (r"\b[Mm]me\b\.?", "madame"),
@@ -38,8 +38,8 @@ _ABBREVIATIONS = [
         (r"\b[Nn]° ?s\b", "numéros"),
         (r"\b[Nn]°s?", "numéro "),
         (r"&", " et "),
-        # S.N.C.F. is SNCF
-        (r"(?<![\w.'])(?:[^\W\d_]\.){2,}(?![^\W\d_])", lambda found: found[0].replace(".", "") + " "),
+        # S.N.C.F. is SNCF, l'O.N.U. is l'ONU
+        (r"(?<![\w.])(?:[^\W\d_]\.){2,}(?![^\W\d_])", lambda found: found[0].replace(".", "") + " "),
     )
 ]
 
@@ -49,23 +49,8 @@ _KEYS = [(re.compile(r"(?<![\w#*])#(?![\w#*])"), " dièse "), (re.compile(r"(?<!
 # Words that lose their vowel before another: the apostrophe stays with them. Any other apostrophe within a word
 # (aujourd'hui, prud'homme, p'tit) is a letter of that word.
 _ELIDED_WORDS = (
-    "l",
-    "d",
-    "j",
-    "m",
-    "t",
-    "s",
-    "n",
-    "c",
-    "ç",
-    "qu",
-    "jusqu",
-    "lorsqu",
-    "puisqu",
-    "quoiqu",
-    "quelqu",
-    "presqu",
-)
+    "l", "d", "j", "m", "t", "s", "n", "c", "ç", "qu", "jusqu", "lorsqu", "puisqu", "quoiqu", "quelqu", "presqu",
+)  # fmt: skip
 _ELIDED = re.compile(rf"(?:{'|'.join(_ELIDED_WORDS)})'(?=.)")
 
 _SPELLINGS = [

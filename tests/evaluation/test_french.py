@@ -61,6 +61,7 @@ def test_letters(text: str, expected: str) -> None:
     [
         ("M. Dupont et MM. Martin", "monsieur dupont et messieurs martin"),
         ("M. Écoute", "monsieur écoute"),
+        ("Bonjour. M. Dupont", "bonjour monsieur dupont"),
         ("A. M. Dupont", "a m dupont"),
         ("la ligne M. elle", "la ligne m elle"),
         ("Mr Bean, Mme Bovary, Mlle Rose, Mmes, Mlles, Mgr", "monsieur bean madame bovary mademoiselle rose mesdames mesdemoiselles monseigneur"),
@@ -71,6 +72,7 @@ def test_letters(text: str, expected: str) -> None:
         ("chiens, chats, etc.", "chiens chats et cetera"),
         ("et caetera, et cætera", "et cetera et cetera"),
         ("la S.N.C.F. à 8 P.M.", "la sncf à huit pm"),
+        ("l'O.N.U., J.-P. Serre", "l' onu j p serre"),
         ("appuyez sur # ou *.", "appuyez sur dièse ou étoile"),
         ("#francais **gras**", "francais gras"),
         ("jean@exemple.fr", "jean arobase exemple fr"),
