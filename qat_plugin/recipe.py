@@ -198,8 +198,12 @@ class EvaluationArguments:
     min_eval_words: int = field(
         default=1, metadata={"help": "Use only test clips whose reference has so many words or more."}
     )
-    normalizer: Literal["basic", "none"] = field(
-        default="basic", metadata={"help": "Applied to references and hypotheses alike: Whisper's BasicTextNormalizer."}
+    normalizer: Literal["basic", "french", "none"] = field(
+        default="basic",
+        metadata={
+            "help": "Applied to references and hypotheses alike: 'basic', Whisper's BasicTextNormalizer; 'french', where "
+            "figures and abbreviations become words and elided words keep their apostrophe; 'none', white space only."
+        },
     )
     eval_num_beams: int = field(default=1, metadata={"help": "Beams of every arm; 1 is greedy."})
     eval_batch_size: int = field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -178,7 +179,8 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         workspace.results_file.unlink(missing_ok=True)
         with workspace.step("evaluate", inputs):
             corpora = _measure(recipe, workspace)
-        _write_results(recipe, workspace, corpora)
+            costs = _measure_costs(recipe, workspace, corpora[0])
+        _write_results(recipe, workspace, corpora, costs)
     print(render_table(read_results(workspace.results_file)))
 
 
@@ -189,8 +191,8 @@ def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
     }
 
 
-def _measure(recipe: Recipe, workspace: Workspace) -> list[str]:
-    """Transcribe what is not transcribed yet; returns the names of the test corpora."""
+def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
+    """Transcribe what is not transcribed yet; returns the test corpora."""
     from qat_plugin.evaluation.run import evaluate_arm
     from qat_plugin.training.run import check_overlap
 
@@ -215,10 +217,23 @@ def _measure(recipe: Recipe, workspace: Workspace) -> list[str]:
                 batch_size=evaluation.eval_batch_size,
                 num_threads=evaluation.num_threads,
             )
-    return [corpus.name for corpus in corpora]
+    return corpora
 
 
-def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[str]) -> None:
+def _measure_costs(recipe: Recipe, workspace: Workspace, corpus: Any) -> dict[str, Any]:
+    from qat_plugin.evaluation.cost import longest_clip, measure_cost
+
+    row, audio = longest_clip(corpus)
+    language = row["language"] or recipe.model.language
+    threads = recipe.evaluation.num_threads
+    say("evaluate", f"load time and memory with {row['id']}, each arm in a process of its own")
+    return {
+        arm: measure_cost(workspace.onnx(arm), audio, language=language, task=recipe.model.task, num_threads=threads)
+        for arm in recipe.evaluation.arms
+    }
+
+
+def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], costs: dict[str, Any]) -> None:
     from qat_plugin.evaluation.page import render_page
     from qat_plugin.evaluation.plots import draw_plots
     from qat_plugin.evaluation.report import render_report
@@ -227,14 +242,25 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[str]) -> 
     results = collect_results(
         workspace.evaluation,
         {arm: workspace.onnx(arm) for arm in recipe.evaluation.arms},
-        corpora,
+        [corpus.name for corpus in corpora],
         normalizer=recipe.evaluation.normalizer,
         recipe=recipe_to_dict(recipe),
         step_seconds=workspace.seconds(),
+        costs=costs,
+        sources={
+            corpus.name: {
+                **{name: getattr(corpus.definition, name) for name in ("source", "config", "split")},
+                "revision": corpus.revision,
+            }
+            for corpus in corpora
+        },
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
-    plots = draw_plots(results, workspace.evaluation)
+    state = workspace.checkpoint(TRAINED) / "trainer_state.json"
+    # Without a training, as when only arms without one are compared, there is no curve.
+    log = json.loads(state.read_text(encoding="utf8"))["log_history"] if state.is_file() else []
+    plots = draw_plots(results, workspace.evaluation, log)
     report = render_report(results, [path.name for path in plots])
     (workspace.evaluation / "report.md").write_text(report, encoding="utf8")
     page = render_page(results, report, workspace.evaluation)

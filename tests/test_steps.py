@@ -31,7 +31,7 @@ def recipe(tones_manifest, tmp_path_factory) -> Path:
         "train_data": [str(folder / "train.jsonl")], "test_data": [str(test)], "target": "int4", "calibration_samples": 2,
         "kl_weight": 1.0, "encoder_weight": 1.0, "decoder_weight": 1.0, "pseudo_labels": True, "parity_samples": 2,
         "bootstrap_resamples": 100, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
-        "per_device_train_batch_size": 2, "save_steps": 1, "report_to": "none", "use_cpu": True, "num_threads": 1,
+        "per_device_train_batch_size": 2, "save_steps": 1, "logging_steps": 1, "report_to": "none", "use_cpu": True, "num_threads": 1,
     }  # fmt: skip
     path = folder / "recipe.json"
     path.write_text(json.dumps(content))
@@ -55,9 +55,20 @@ def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
         assert kinds.count("MatMulInteger") == 12
     _, info = WhisperForConditionalGeneration.from_pretrained(finished / "train", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
+    for arm in results["arms"].values():
+        assert (
+            0 < arm["cost"]["libraries_memory_bytes"] <= arm["cost"]["peak_memory_bytes"]
+            and arm["cost"]["load_seconds"] > 0
+        )
+    assert results["corpora"]["clips"]["source"] == {
+        "source": "manifest",
+        "config": None,
+        "split": None,
+        "revision": None,
+    }
     page = (finished / "evaluation" / "report.html").read_text("utf8")
     # One file: plots are inside, nothing is fetched.
-    assert page.count('src="data:image/png;base64,') == 2 and "http" not in page and "Where the arms part" in page
+    assert page.count('src="data:image/png;base64,') == 5 and "http" not in page and "Where the arms part" in page
     card = (finished / "card" / "README.md").read_text()
     assert "base_model" in card or "library_name" in card
     assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card

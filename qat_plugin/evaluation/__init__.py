@@ -1,6 +1,7 @@
 """Measuring: text → errors → intervals, ONNX folder → transcripts → results.json → report and plots.
 
-`normalizer`, `wer`, `loops` judge texts; `bootstrap` says how sure a figure is; `metric` is the same as an `evaluate`
-module, `compute_metrics` as a trainer's function. `run` transcribes a corpus with one arm into a file of `transcripts`,
-`results` scores and compares arms, `report` and `plots` show them.
+`normalizer`, `wer`, `loops` judge texts; `bootstrap` says how sure a figure is, `breakdown` where the errors lie; `metric` is
+the same as an `evaluate` module, `compute_metrics` as a trainer's function. `run` transcribes a corpus with one arm into a
+file of `transcripts`, `cost` opens an arm in a process of its own, `results` scores and compares arms, `report`, `plots` and
+`page` show them.
 """

@@ -12,7 +12,7 @@ from typing import Any
 _FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
           "asimddp", "i8mm", "sve")  # fmt: skip
 
-_PACKAGES = ("qat_plugin", "onnxruntime", "transformers", "torch", "numpy", "jiwer", "evaluate")
+_PACKAGES = ("qat_plugin", "onnxruntime", "transformers", "torch", "numpy", "jiwer", "num2words", "evaluate")
 
 
 def describe_environment() -> dict[str, Any]:

@@ -20,6 +20,8 @@ from qat_plugin.evaluation.transcripts import read_transcripts
 from qat_plugin.evaluation.wer import count_word_errors
 
 SHOWN = 12
+# Long tables that few readers want: folded up.
+_FOLDED = re.compile(r"<h2>(Differences|Files)</h2>(.*?)(?=<h2>|\Z)", re.DOTALL)
 _IMAGE = re.compile(r'<img src="([^"/]+\.png)"')
 
 
@@ -39,6 +41,7 @@ def render_page(results: Mapping[str, Any], report: str, evaluation_dir: Path) -
     """
     body = MarkdownIt("commonmark").enable("table").render(report)
     body = _IMAGE.sub(lambda found: f'<img src="{_data_uri(evaluation_dir / found[1])}"', body)
+    body = _FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)
     arms = list(results["arms"])
     normalize = get_normalizer(results["settings"]["normalizer"])
     corpora = {

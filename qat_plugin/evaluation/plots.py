@@ -1,12 +1,12 @@
-"""The figures of results.json as images."""
+"""The figures of results.json, and the training behind them, as images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qat_plugin.evaluation.report import measurements_by_corpus
+from qat_plugin.evaluation.formatting import measurements_by_corpus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +22,26 @@ _MARKERS = {
     "ptq-ft": "X", "qat": "o",
 }  # fmt: skip
 _OTHER_COLOUR, _OTHER_MARKER = "#AA4499", "*"
+_ERROR_KINDS = {"substitutions": "#56B4E9", "deletions": "#0072B2", "insertions": "#E69F00"}
+_MAX_WIDTH = 11.0  # inches: wider ones are shrunk by the page until nobody can read them
 
 
-def draw_plots(results: Mapping[str, Any], out_dir: Path) -> list[Path]:
-    """Write wer_by_corpus.png and wer_by_size.png to `out_dir`; returns their paths."""
+def draw_plots(results: Mapping[str, Any], out_dir: Path, log_history: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
+    """Write the plots as PNG to `out_dir`; returns their paths.
+
+    They are wer_by_corpus, wer_by_size, wer_by_speed, errors and, from `log_history`, a trainer's log, training.
+    """
+    figures = {
+        "wer_by_corpus": _wer_by_corpus(results),
+        "wer_by_size": _wer_by_size(results),
+        "wer_by_speed": _wer_by_speed(results),
+        "errors": _errors(results),
+    }
+    losses = [entry for entry in log_history if "loss" in entry]
+    if losses:
+        figures["training"] = _training(losses, results["recipe"])
     paths = []
-    for name, figure in (("wer_by_corpus", _wer_by_corpus(results)), ("wer_by_size", _wer_by_size(results))):
+    for name, figure in figures.items():
         path = out_dir / f"{name}.png"
         # Without the library's version: the same results give the same bytes.
         figure.savefig(path, dpi=150, metadata={"Software": None})
@@ -36,67 +50,165 @@ def draw_plots(results: Mapping[str, Any], out_dir: Path) -> list[Path]:
 
 
 def _wer_by_corpus(results: Mapping[str, Any]) -> Figure:
-    """Corpora side by side, in each the arms with their 95 % interval."""
+    """A panel for each corpus, in it the arms with their 95 % interval."""
     arms, groups = list(results["arms"]), measurements_by_corpus(results)
-    figure, axes = _figure(width=max(6.4, 0.8 + 0.5 * (len(arms) + 1) * len(groups)))
-    step = 0.75 / len(arms)
-    handles = {}
-    for i, arm in enumerate(arms):
-        for j, measurements in enumerate(groups.values()):
-            x = j + (i - (len(arms) - 1) / 2) * step
-            handles[arm], top = _draw(axes, arm, x, measurements[arm])
+    figure, panels = _panels(len(groups), len(arms))
+    handles: list[Any] = []
+    for axes, (corpus, measurements) in zip(panels, groups.items(), strict=True):
+        drawn = [_draw(axes, arm, x, measurements[arm]) for x, arm in enumerate(arms)]
+        handles = [handle for handle, _ in drawn]
+        for x, (arm, (_, top)) in enumerate(zip(arms, drawn, strict=True)):
             wer = f"{100 * measurements[arm]['wer']:.1f}"
             axes.annotate(wer, (x, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
-    first = arms[0]
-    names = [f"{corpus}\n{group[first]['reference_words']:,} words" for corpus, group in groups.items()]
-    axes.set_xticks(range(len(groups)), names)
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlim(-0.5, len(groups) - 0.5)
-    for boundary in range(1, len(groups)):
-        axes.axvline(boundary - 0.5, color="0.85", linewidth=1)
-    axes.set_ylabel("WER (%), 95 % interval")
-    axes.set_title("Word error rate on each corpus (lower is better)")
+        axes.set_xticks([])
+        axes.set_title(f"{corpus}, {measurements[arms[0]]['reference_words']:,} words", fontsize=10)
+        axes.set_ylabel("WER (%), 95 % interval")
+    figure.suptitle("Word error rate on each corpus (lower is better)")
     labels = [f"{arm} ({results['arms'][arm]['format']})" for arm in arms]
-    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=len(arms), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False)
     return figure
 
 
 def _wer_by_size(results: Mapping[str, Any]) -> Figure:
     """The WER of each arm, all corpora together, against the size of its folder."""
-    figure, axes = _figure(width=6.4)
     sizes = {arm: described["bytes"] / 1e6 for arm, described in results["arms"].items()}
-    largest = max(sizes.values())
+    return _wer_against(results, sizes, "size of all files (MB)", "at {:.1f} MB", "size (lower left is better)")
+
+
+def _wer_by_speed(results: Mapping[str, Any]) -> Figure:
+    """The same against its speed."""
+    speeds = {arm: measurement["rtfx"] for arm, measurement in results["pooled"].items()}
+    label = "seconds of audio a second (RTFx)"
+    return _wer_against(results, speeds, label, "at {:.1f}x", "speed (lower right is better)")
+
+
+def _wer_against(
+    results: Mapping[str, Any], values: Mapping[str, float], label: str, said: str, against: str
+) -> Figure:
+    figure = _figure(width=6.4)
+    axes = _axes(figure)
+    largest = max(values.values())
+    places = _side_by_side(values, 0.03 * largest)
     handles, labels = [], []
-    for arm, size in sizes.items():
-        # Arms that weigh the same would hide each other, so they stand around their size; the legend tells it exactly.
-        alike = [other for other in sizes if abs(sizes[other] - size) < 0.01 * largest]
-        x = size + 0.03 * largest * (alike.index(arm) - (len(alike) - 1) / 2)
-        handles.append(_draw(axes, arm, x, results["pooled"][arm])[0])
+    for arm, value in values.items():
+        handles.append(_draw(axes, arm, places[arm], results["pooled"][arm])[0])
         wer = 100 * results["pooled"][arm]["wer"]
-        labels.append(f"{arm} ({results['arms'][arm]['format']}): {wer:.1f} % at {size:.1f} MB")
-    axes.set_xlim(0, 1.08 * largest)
-    axes.set_xlabel("size of all files (MB); arms of one size stand side by side")
+        labels.append(f"{arm} ({results['arms'][arm]['format']}): {wer:.1f} % {said.format(value)}")
+    axes.set_xlim(0, max(1.08 * largest, max(places.values()) + 0.04 * largest))
+    axes.set_xlabel(label if places == values else f"{label}; markers that would hide each other stand apart")
     axes.set_ylabel("WER (%), 95 % interval")
     corpora = list(results["corpora"])
     where = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora"
-    axes.set_title(f"Word error rate on {where} against size (lower left is better)", fontsize=11)
+    axes.set_title(f"Word error rate on {where} against {against}", fontsize=11)
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _figure(width: float) -> tuple[Figure, Axes]:
+def _side_by_side(values: Mapping[str, float], distance: float) -> dict[str, float]:
+    """Each value, or a place beside it where markers closer than `distance` would hide each other."""
+    places: dict[str, float] = {}
+    cluster: list[str] = []
+    ranked = sorted(values, key=lambda arm: values[arm])
+    for arm, following in zip(ranked, [*ranked[1:], None], strict=True):
+        cluster.append(arm)
+        if following is None or values[following] - values[arm] >= distance:
+            middle = sum(values[name] for name in cluster) / len(cluster)
+            for i, name in enumerate(cluster):
+                places[name] = middle + distance * (i - (len(cluster) - 1) / 2) if len(cluster) > 1 else values[name]
+            cluster = []
+    return {arm: places[arm] for arm in values}
+
+
+def _errors(results: Mapping[str, Any]) -> Figure:
+    """A panel for each corpus, in it the arms' substitutions, deletions and insertions on top of each other."""
+    arms, groups = list(results["arms"]), measurements_by_corpus(results)
+    figure, panels = _panels(len(groups), len(arms))
+    handles: list[Any] = []
+    for axes, (corpus, measurements) in zip(panels, groups.items(), strict=True):
+        below, handles = [0.0] * len(arms), []
+        for kind, colour in _ERROR_KINDS.items():
+            heights = [100 * measurements[arm][kind] / measurements[arm]["reference_words"] for arm in arms]
+            handles.append(axes.bar(range(len(arms)), heights, 0.7, bottom=below, color=colour))
+            below = [low + height for low, height in zip(below, heights, strict=True)]
+        axes.set_ylim(0, max(1.0, 1.08 * max(below)))
+        axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+        axes.tick_params(axis="x", length=0)
+        axes.set_title(corpus, fontsize=10)
+        axes.set_ylabel("errors for 100 words")
+    figure.suptitle("What kind of errors they are (lower is better)")
+    figure.legend(handles, list(_ERROR_KINDS), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _training(losses: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Figure:
+    """The loss and its parts over the steps, with what the schedule did when."""
+    figure = _figure(width=8.0)
+    axes = _axes(figure)
+    steps = [entry["step"] for entry in losses]
+    axes.plot(steps, [entry["loss"] for entry in losses], color=_COLOURS["qat"], linewidth=2, label="loss")
+    parts = sorted({name for entry in losses for name in entry if name.startswith("loss_")})
+    for name, colour in zip(parts, ("#E69F00", "#009E73", "#CC79A7", "#56B4E9"), strict=False):
+        found = [(entry["step"], entry[name]) for entry in losses if name in entry]
+        axes.plot(*zip(*found, strict=True), color=colour, linewidth=1.2, label=name.removeprefix("loss_"))
+    # With room above the curves for the names of the events.
+    axes.set_ylim(0, 1.4 * max(value for entry in losses for name, value in entry.items() if name.startswith("loss")))
+    axes.set_xlim(0, 1.02 * steps[-1])
+    for step, event in _events(recipe, steps[-1]):
+        axes.axvline(step, color="0.5", linewidth=1, linestyle="--")
+        axes.annotate(
+            event, (step, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), textcoords="offset points",
+            rotation=90, ha="left", va="top", fontsize=8, color="0.35",
+        )  # fmt: skip
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("training loss")
+    axes.set_title("Training of qat")
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _events(recipe: Mapping[str, Any], last_step: int) -> list[tuple[int, str]]:
+    """Step and name of what the recipe's schedule changes within the training."""
+    events = [
+        (recipe.get("warmup_steps"), "warm-up ends"),
+        (recipe.get("fake_quant_start_step"), "fake quantization starts"),
+        (recipe.get("freeze_scales_step"), "scales stand still"),
+    ]
+    # A warm-up below 1 is a share of all steps.
+    known = [
+        (round(step * last_step) if 0 < step < 1 else int(step), name) for step, name in events if step is not None
+    ]
+    return [(step, name) for step, name in known if 0 < step <= last_step]
+
+
+def _figure(width: float, height: float = 4.6) -> Figure:
     # No pyplot: it keeps figures alive and may ask for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def _axes(figure: Figure, rows: int = 1, columns: int = 1, place: int = 1) -> Axes:
+    axes: Axes = figure.add_subplot(rows, columns, place)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_ylim(0, 1)
-    return figure, axes
+    return axes
+
+
+def _panels(count: int, arms: int) -> tuple[Figure, list[Axes]]:
+    """As many panels, with room for the arms in each, in rows that a page can show."""
+    width = max(3.2, 0.8 + 0.5 * (arms + 1))
+    columns = min(count, max(1, int(_MAX_WIDTH // width)))
+    rows = -(-count // columns)
+    figure = _figure(max(6.4, columns * width), 1.4 + 3.2 * rows)
+    panels = [_axes(figure, rows, columns, place + 1) for place in range(count)]
+    for axes in panels:
+        axes.set_xlim(-0.6, arms - 0.4)
+    return figure, panels
 
 
 def _draw(axes: Axes, arm: str, x: float, measurement: Mapping[str, Any]) -> tuple[Any, float]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from qat_plugin.evaluation.formatting import (
+    Results,
+    markdown_table,
+    measurements_by_corpus,
+    percent,
+    points,
+    signed,
+    signed_range,
+)
+from qat_plugin.evaluation.report_breakdown import breakdown_sections, cost_sections, interval_line
 from qat_plugin.evaluation.results import BASELINE
-
-Results = Mapping[str, Any]
-POOLED = "all corpora"
+from qat_plugin.normalizers import NORMALIZERS
 
 
 def render_table(results: Results) -> str:
@@ -20,8 +27,8 @@ def render_table(results: Results) -> str:
     for corpus, measurements in by_corpus.items():
         for arm, m in measurements.items():
             low, high = m["wer_interval"]
-            to_fp = _signed(m["versus"][BASELINE]["difference"]) if BASELINE in m["versus"] else ""
-            cells = [_percent(m["wer"]), f"{_percent(low)} to {_percent(high)}", to_fp, _size(results["arms"][arm])]
+            to_fp = signed(m["versus"][BASELINE]["difference"]) if BASELINE in m["versus"] else ""
+            cells = [percent(m["wer"]), f"{percent(low)} to {percent(high)}", to_fp, _size(results["arms"][arm])]
             rows.append([corpus, arm, results["arms"][arm]["format"], *cells, _speed(m)])
         rows.append([""] * len(header))
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -30,8 +37,7 @@ def render_table(results: Results) -> str:
         # Texts to the left, figures to the right.
         cells = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
-    last = next(reversed(by_corpus))
-    texts = [(_caption(results), ""), *((f"* {line}", "  ") for line in _findings(last, by_corpus[last]))]
+    texts = [(_caption(results), ""), *((f"* {line}", "  ") for line in findings(results))]
     lines += [textwrap.fill(text, 100, subsequent_indent=indent) for text, indent in texts]
     return "\n".join(lines) + "\n"
 
@@ -41,7 +47,7 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
     settings, environment = results["settings"], results["environment"]
     parts = [
         f"# Evaluation of {results['recipe'].get('model_name_or_path', 'a Whisper')}",
-        _markdown_table(*_table(results), text_columns=2),
+        markdown_table(*_table(results), text_columns=2),
         _caption(results),
         "## What the figures say",
         "\n".join(f"- {line}" for line in findings(results)),
@@ -49,24 +55,27 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         "## Errors",
         "Insertions stand apart, because a single clip that falls into a loop can add a hundred. 'Looping' counts such "
         "clips, 'cut off' those whose transcript ran into the model's length limit.",
-        _markdown_table(*_error_table(results), text_columns=2),
+        markdown_table(*_error_table(results), text_columns=2),
+        *breakdown_sections(results),
         "## Differences",
         "WER of an arm minus WER of another on the same utterances, with the paired 95 % interval; below 0 the arm is "
         "better.",
-        _markdown_table(*_difference_table(results), text_columns=3),
+        markdown_table(*_difference_table(results), text_columns=3),
+        *cost_sections(results),
         "## Speech",
-        _markdown_table(*_corpus_table(results), text_columns=2),
+        markdown_table(*_corpus_table(results), text_columns=2),
         "## Files",
         "Every file of an arm's folder counts.",
-        _markdown_table(*_file_table(results), text_columns=2),
+        markdown_table(*_file_table(results), text_columns=2),
         "## How it was measured",
         "\n".join(
             f"- {line}"
             for line in (
-                f"language {settings['language']}, task {settings['task']}, normalizer '{settings['normalizer']}', "
+                f"language {settings['language']}, task {settings['task']}, "
                 f"{_beams(settings)}, {_batch(settings)}, at most {settings['max_target_positions']} tokens a window",
-                f"intervals: bootstrap over utterances, {settings['bootstrap']['resamples']} resamples, seed "
-                f"{settings['bootstrap']['seed']}; several corpora are drawn from each by itself",
+                f"normalizer '{settings['normalizer']}', for references and transcripts alike: "
+                + NORMALIZERS[settings["normalizer"]],
+                interval_line(results),
                 f"{_threads(settings)} on {environment['cores']} logical cores of "
                 f"{environment['cpu']} ({' '.join(environment['cpu_flags']) or 'flags unknown'})",
                 f"{environment['system']} {environment['architecture']}, Python {environment['python']}, "
@@ -80,32 +89,34 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
 
 
 def findings(results: Results) -> list[str]:
-    """One sentence for each pair of arms and corpus: the difference, its interval and whether it is beyond chance."""
-    by_corpus = measurements_by_corpus(results)
-    return [line for corpus, measurements in by_corpus.items() for line in _findings(corpus, measurements)]
+    """What all the speech together says: of each arm against fp, and of the last arm against each other one.
 
-
-def _findings(corpus: str, measurements: Results) -> list[str]:
+    A sentence holds the difference, its interval and whether it is beyond chance. All pairs on all corpora are in the
+    report's table of differences.
+    """
+    corpus, measurements = list(measurements_by_corpus(results).items())[-1]
+    last = list(measurements)[-1]
     return [
         _finding(corpus, arm, other, measurement, measurements[other], versus)
         for arm, measurement in measurements.items()
         for other, versus in measurement["versus"].items()
+        if other == BASELINE or arm == last
     ]
 
 
 def _finding(corpus: str, arm: str, other: str, mine: Results, theirs: Results, versus: Results) -> str:
-    points = versus["difference"]
+    difference = versus["difference"]
     low, high = versus["interval"]
-    direction = "better than" if points < 0 else "worse than" if points > 0 else "level with"
-    amount = f"{_points(abs(points))} points {direction}" if points else direction
+    direction = "better than" if difference < 0 else "worse than" if difference > 0 else "level with"
+    amount = f"{points(abs(difference))} points {direction}" if difference else direction
     verdict = (
         "0 lies outside, so the difference is beyond its interval"
         if versus["beyond_interval"]
         else "0 lies inside, so this speech does not tell the two apart"
     )
     return (
-        f"{corpus}: {arm} is {amount} {other} ({_percent(mine['wer'])} against {_percent(theirs['wer'])} % WER); "
-        f"95 % interval {_signed(low)} to {_signed(high)} points, {_points(high - low)} wide; {verdict}."
+        f"{corpus}: {arm} is {amount} {other} ({percent(mine['wer'])} against {percent(theirs['wer'])} % WER); "
+        f"95 % interval {signed(low)} to {signed(high)} points, {points(high - low)} wide; {verdict}."
     )
 
 
@@ -122,17 +133,18 @@ def _table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def _wer_cell(arm: str, measurement: Results) -> str:
     low, high = measurement["wer_interval"]
-    cell = f"{_percent(measurement['wer'])} [{_percent(low)}, {_percent(high)}]"
+    cell = f"{percent(measurement['wer'])} [{percent(low)}, {percent(high)}]"
     versus = measurement["versus"].get(BASELINE)
-    return cell if versus is None else f"{cell} ({_signed(versus['difference'])})"
+    return cell if versus is None else f"{cell} ({signed(versus['difference'])})"
 
 
 def _caption(results: Results) -> str:
     settings = results["settings"]
     delta = " and the difference to fp in points" if BASELINE in results["arms"] and len(results["arms"]) > 1 else ""
     return (
-        f"WER with its 95 % interval{delta}. Size: all files of the folder, share of fp. Speed: seconds of audio a "
-        f"second of wall time, {_threads(settings)} on {results['environment']['cpu']}, {_batch(settings)}."
+        f"WER with its 95 % interval{delta}, texts normalized by '{settings['normalizer']}'. Size: all files of the "
+        f"folder, share of fp. Speed: seconds of audio a second of wall time, {_threads(settings)} on "
+        f"{results['environment']['cpu']}, {_batch(settings)}."
     )
 
 
@@ -143,7 +155,7 @@ def _error_table(results: Results) -> tuple[list[str], list[list[str]]]:
     for corpus, measurements in measurements_by_corpus(results).items():
         for arm, m in measurements.items():
             counts = [m[n] for n in ("substitutions", "deletions", "insertions", "reference_words")]
-            figures = [*counts, _percent(m["cer"]), m["looping"], m["hit_length_limit"], _speed(m)]
+            figures = [*counts, percent(m["cer"]), m["looping"], m["hit_length_limit"], _speed(m)]
             rows.append([corpus, arm, *map(str, figures)])
     return header, rows
 
@@ -154,8 +166,13 @@ def _difference_table(results: Results) -> tuple[list[str], list[list[str]]]:
     for corpus, measurements in measurements_by_corpus(results).items():
         for arm, measurement in measurements.items():
             for other, v in measurement["versus"].items():
-                relative = "n/a" if v["relative"] is None else _signed(v["relative"])
-                figures = [_signed(v["difference"]), _range(v["interval"]), relative, _range(v["relative_interval"])]
+                relative = "n/a" if v["relative"] is None else signed(v["relative"])
+                figures = [
+                    signed(v["difference"]),
+                    signed_range(v["interval"]),
+                    relative,
+                    signed_range(v["relative_interval"]),
+                ]
                 p_value = f"{v['p_value']:.3f}" if v["p_value"] >= 0.001 else "< 0.001"
                 rows.append([corpus, arm, other, *figures, p_value, "yes" if v["beyond_interval"] else "no"])
     return header, rows
@@ -180,36 +197,6 @@ def _file_table(results: Results) -> tuple[list[str], list[list[str]]]:
         for path, entry in described["files"].items()
     ]
     return header, rows
-
-
-def measurements_by_corpus(results: Results) -> dict[str, dict[str, Any]]:
-    """Corpus → arm → MEASUREMENT, with the pooled corpora last where there are several."""
-    measurements = results["measurements"]
-    table = {corpus: {arm: measurements[arm][corpus] for arm in measurements} for corpus in results["corpora"]}
-    if len(table) > 1:
-        table[POOLED] = dict(results["pooled"])
-    return table
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
-    rules = ["---" if i < text_columns else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rules, *rows])
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.2f}"
-
-
-def _range(interval: Sequence[float] | None) -> str:
-    return "n/a" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
 
 
 def _size(described: Results) -> str:

@@ -10,13 +10,18 @@
       "environment": {cpu, cpu_flags, cores, architecture, system, python, packages: {name: version}},
       "settings": {language, task, normalizer, num_beams, batch_size, num_threads, max_target_positions,
                    generation_config: {...},
-                   bootstrap: {resamples, seed, confidence}},
+                   bootstrap: {resamples, seed, confidence, method}},
       "arms": {ARM: {"format": "float32" | "int8" | "int4",
                      "bytes": int,                  of all files in the ONNX folder
                      "bytes_ratio": float | null,   to the arm fp; null without fp
                      "files": {relative path: {"bytes": int, "sha256": hex}},
-                     "quantization": {...} | null}},               the folder's quantization.json without digests
-      "corpora": {CORPUS: {utterances, words, characters, empty_references, long_form, seconds, speakers, languages}},
+                     "quantization": {...} | null,                 the folder's quantization.json without digests
+                     "cost": COST | null}},                        as given, see `cost`
+      "corpora": {CORPUS: {utterances, words, characters, empty_references, long_form, seconds, languages,
+                           "speakers": int | null,
+                           "interval_unit": "speakers" | "utterances", "interval_units": int,   what is resampled
+                           "source": {...} | null,                 as given: where it comes from, in which revision
+                           "sha256": hex}},                        of ids, references, durations, speakers, languages
       "measurements": {ARM: {CORPUS: MEASUREMENT}},
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }
@@ -29,26 +34,45 @@
       "tokens": int,
       "looping": int, "looping_ids": [id, ...],                    see `loops`
       "hit_length_limit": int, "hit_length_limit_ids": [id, ...],
+      "utterances": int,
+      "longest_insertion_run": int,                                words in a row that nobody said
+      "long_insertions": int, "long_insertion_ids": [id, ...],     utterances with 5 or more of them in a row
+      "over_half_wrong": int,                                      utterances with more than 50 % WER
+      "by_duration": [{"from_seconds": float, "to_seconds": float | null, COUNTS}, ...],
+      "worst_speakers": [{"speaker": str, COUNTS}, ...],           of those with 20 words or more; see `breakdown`
       "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high], "p_value": float,
                              "relative": float | null, "relative_interval": [low, high] | null,
                              "beyond_interval": bool}}             every arm that comes earlier in `arms`
     }
 
+    COUNTS = "utterances", "reference_words", "substitutions", "deletions", "insertions": int, "wer": fraction | null
+
 `difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
 100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order of `qat_plugin.arms`. In "pooled" the
-ids are written CORPUS/ID. The same transcripts give the same bytes.
+ids are written CORPUS/ID and speakers CORPUS/SPEAKER. The same transcripts give the same bytes; another evaluation of the
+same inputs differs in measured times and costs only ("wall_seconds", "rtfx", "step_seconds", "cost").
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qat_plugin.arms import FLOAT, arm_order
 from qat_plugin.errors import EvaluationError
-from qat_plugin.evaluation.bootstrap import CONFIDENCE, DEFAULT_RESAMPLES, DEFAULT_SEED
+from qat_plugin.evaluation.bootstrap import (
+    CONFIDENCE,
+    DEFAULT_RESAMPLES,
+    DEFAULT_SEED,
+    METHOD,
+    sum_by_unit,
+    unit_to_resample,
+)
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.normalizer import get_normalizer
 from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, score
@@ -69,6 +93,8 @@ def collect_results(
     normalizer: str,
     recipe: Mapping[str, Any],
     step_seconds: Mapping[str, float],
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
+    sources: Mapping[str, Mapping[str, Any]] | None = None,
     git_commit: str | None = None,
     resamples: int = DEFAULT_RESAMPLES,
     seed: int = DEFAULT_SEED,
@@ -82,6 +108,8 @@ def collect_results(
         normalizer: as in `get_normalizer`, the same for all arms.
         recipe: all its fields, JSON-able.
         step_seconds: wall time of each step of the run.
+        costs: what `measure_cost` found of each arm; None where that was not measured.
+        sources: of each corpus where it comes from and in which revision, JSON-able; None where that is unknown.
         git_commit: of the code that ran.
         resamples, seed: of the bootstrap.
 
@@ -131,9 +159,16 @@ def collect_results(
         "recipe": dict(recipe),
         "step_seconds": {step: round(seconds, 1) for step, seconds in step_seconds.items()},
         "environment": environment,
-        "settings": {"normalizer": normalizer, **settings, "bootstrap": {**bootstrap, "confidence": CONFIDENCE}},
-        "arms": _describe_arms(arms, arm_folders, listings),
-        "corpora": {corpus: _describe_corpus(scored[corpus][arms[0]]) for corpus in corpora},
+        "settings": {
+            "normalizer": normalizer,
+            **settings,
+            "bootstrap": {**bootstrap, "confidence": CONFIDENCE, "method": METHOD},
+        },
+        "arms": _describe_arms(arms, arm_folders, listings, costs or {}),
+        "corpora": {
+            corpus: {**_describe_corpus(scored[corpus][arms[0]]), "source": (sources or {}).get(corpus)}
+            for corpus in corpora
+        },
         "measurements": {arm: {corpus: by_corpus[corpus][arm] for corpus in corpora} for arm in arms},
         "pooled": measure_arms({arm: [scored[c][arm] for c in corpora] for arm in arms}, pooled, **bootstrap),
     }
@@ -193,7 +228,10 @@ def _check_same_utterances(
 
 
 def _describe_arms(
-    arms: Sequence[str], folders: Mapping[str, Path], listings: Mapping[str, dict[str, dict[str, Any]]]
+    arms: Sequence[str],
+    folders: Mapping[str, Path],
+    listings: Mapping[str, dict[str, dict[str, Any]]],
+    costs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     sizes = {arm: sum(entry["bytes"] for entry in listings[arm].values()) for arm in arms}
     described = {}
@@ -205,6 +243,7 @@ def _describe_arms(
             "bytes_ratio": rounded(sizes[arm] / sizes[BASELINE]) if BASELINE in sizes else None,
             "files": listings[arm],
             "quantization": quantization,
+            "cost": costs.get(arm),
         }
     return described
 
@@ -222,6 +261,8 @@ def _read_quantization(folder: Path) -> dict[str, Any] | None:
 
 def _describe_corpus(part: Scored) -> dict[str, Any]:
     speakers = {t.speaker for t in part.transcripts if t.speaker is not None}
+    evaluated = [[t.id, t.reference, t.duration, t.speaker, t.language] for t in part.transcripts]
+    units = sum_by_unit(np.ones((len(part.ids), 1), dtype=np.int64), part.speakers)
     return {
         "utterances": len(part.transcripts),
         "words": sum(w.reference_words for w in part.words),
@@ -231,4 +272,7 @@ def _describe_corpus(part: Scored) -> dict[str, Any]:
         "seconds": round(sum(t.duration for t in part.transcripts), 3),
         "speakers": len(speakers) if speakers else None,
         "languages": sorted({t.language for t in part.transcripts}),
+        "interval_unit": unit_to_resample(part.speakers),
+        "interval_units": len(units),
+        "sha256": hashlib.sha256(json.dumps(evaluated, ensure_ascii=False).encode("utf8")).hexdigest(),
     }

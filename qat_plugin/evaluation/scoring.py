@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from qat_plugin.evaluation.bootstrap import Counts, Difference, Interval, paired_difference, wer_interval
+from qat_plugin.evaluation.bootstrap import (
+    Counts,
+    Difference,
+    Interval,
+    paired_difference,
+    sum_by_unit,
+    wer_interval,
+)
+from qat_plugin.evaluation.breakdown import break_down
 from qat_plugin.evaluation.loops import is_looping
 from qat_plugin.evaluation.normalizer import Normalizer
 from qat_plugin.evaluation.transcripts import Transcript
@@ -17,6 +25,7 @@ from qat_plugin.evaluation.wer import (
     ErrorCounts,
     count_character_errors,
     count_word_errors,
+    longest_insertion_run,
     sum_character_errors,
     sum_word_errors,
 )
@@ -24,13 +33,15 @@ from qat_plugin.evaluation.wer import (
 
 @dataclass(frozen=True)
 class Scored:
-    """Transcripts of one arm, of one corpus or (ids prefixed) of several, with the errors of each."""
+    """Transcripts of one arm, of one corpus or (ids and speakers prefixed) of several, with the errors of each."""
 
     transcripts: list[Transcript]
     ids: list[str]
+    speakers: list[str | None]
     words: list[ErrorCounts]
     characters: list[CharacterCounts]
     looping: list[bool]
+    insertion_runs: list[int]
 
 
 def score(transcripts: list[Transcript], normalize: Normalizer) -> Scored:
@@ -39,20 +50,24 @@ def score(transcripts: list[Transcript], normalize: Normalizer) -> Scored:
     return Scored(
         transcripts,
         [t.id for t in transcripts],
+        [t.speaker for t in transcripts],
         [count_word_errors(*pair) for pair in pairs],
         [count_character_errors(*pair) for pair in pairs],
         [is_looping(*pair) for pair in pairs],
+        [longest_insertion_run(*pair) for pair in pairs],
     )
 
 
 def pool(parts: Mapping[str, Scored]) -> Scored:
-    """One arm's corpora (name → part) as one; ids become CORPUS/ID."""
+    """One arm's corpora (name → part) as one; ids become CORPUS/ID, speakers CORPUS/SPEAKER."""
     return Scored(
         [t for part in parts.values() for t in part.transcripts],
         [f"{corpus}/{name}" for corpus, part in parts.items() for name in part.ids],
+        [name and f"{corpus}/{name}" for corpus, part in parts.items() for name in part.speakers],
         [counts for part in parts.values() for counts in part.words],
         [counts for part in parts.values() for counts in part.characters],
         [flag for part in parts.values() for flag in part.looping],
+        [run for part in parts.values() for run in part.insertion_runs],
     )
 
 
@@ -74,7 +89,9 @@ def measure_arms(
 
 
 def _count_columns(part: Scored) -> Counts:
-    return np.array([(w.errors, w.reference_words) for w in part.words], dtype=np.int64)
+    """Errors and reference words of each unit that the bootstrap draws."""
+    counts = np.array([(w.errors, w.reference_words) for w in part.words], dtype=np.int64)
+    return sum_by_unit(counts, part.speakers)
 
 
 def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
@@ -101,6 +118,7 @@ def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
         "looping_ids": looping,
         "hit_length_limit": len(cut),
         "hit_length_limit_ids": cut,
+        **break_down(part),
     }
 
 

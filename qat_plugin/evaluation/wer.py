@@ -81,6 +81,12 @@ def count_character_errors(reference: str, hypothesis: str) -> CharacterCounts:
     return CharacterCounts(substituted_or_deleted + output.insertions, output.hits + substituted_or_deleted)
 
 
+def longest_insertion_run(reference: str, hypothesis: str) -> int:
+    """Most words in a row of the normalized hypothesis that stand for nothing in the reference."""
+    (chunks,) = jiwer.process_words(reference, hypothesis).alignments
+    return max((c.hyp_end_idx - c.hyp_start_idx for c in chunks if c.type == "insert"), default=0)
+
+
 def sum_word_errors(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     """A corpus' counts from its utterances'."""
     return sum(counts, ErrorCounts())

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template, UndefinedError
 
 from qat_plugin.arms import ARMS, TRAINED
 from qat_plugin.errors import PublishError
+from qat_plugin.normalizers import NORMALIZERS
 from qat_plugin.publishing.languages import hub_language
 
 Document = Mapping[str, Any]
@@ -25,11 +26,6 @@ POOLED = "all corpora"
 
 _ARM_NAMES = {name: arm.description for name, arm in ARMS.items()} | {
     TRAINED: f"**this model**, {ARMS[TRAINED].description}"
-}
-_NORMALIZERS = {
-    "basic": "Whisper's BasicTextNormalizer: lower case, no punctuation; words part at apostrophes and hyphens, "
-    "accents stay",
-    "none": "none: case and punctuation count",
 }
 _TAGS = ("whisper", "onnx", "onnxruntime", "quantization", "qat", "quantization-aware-training")
 _TASK = "automatic-speech-recognition"
@@ -51,7 +47,7 @@ def render_card(document: Document) -> str:
             repo=document["repo_id"] or "path/to/this/folder",
             language_code=hub_language(document["settings"]["language"]),
             arm_names=_ARM_NAMES,
-            normalizer=_NORMALIZERS[document["settings"]["normalizer"]],
+            normalizer=NORMALIZERS[document["settings"]["normalizer"]],
             by_corpus=_by_corpus(document),
             parity_rows=list(_flatten(document["parity"])),
             recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),

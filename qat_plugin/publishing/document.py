@@ -63,7 +63,7 @@ def write_card(
 def card_document(
     results: Mapping[str, Any], onnx_folder: str | Path, *, corpora: Iterable[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """The results with these keys added or replaced::
+    """The results without the names of speakers, and with these keys added or replaced::
 
         "recipe":       the fields of `SHOWN_FIELDS` that are set, local paths shortened
         "base_model":   {"hub_id": str | null, "name": str}; the recipe's `base_model` where it started from a folder
@@ -78,6 +78,8 @@ def card_document(
     hub_id = recipe.get("base_model") or _hub_id(model)
     return {
         **results,
+        "measurements": {arm: _without_speakers(found) for arm, found in results["measurements"].items()},
+        "pooled": _without_speakers(results["pooled"]),
         "recipe": {name: _public(name, recipe[name]) for name in SHOWN_FIELDS if _is_set(recipe.get(name))},
         "base_model": {"hub_id": hub_id, "name": hub_id or Path(model).name},
         "repo_id": recipe.get("hub_model_id"),
@@ -112,6 +114,14 @@ def read_object(path: Path, command: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PublishError(f"{path} holds a {type(value).__name__}, not an object: run `{command}` again")
     return value
+
+
+def _without_speakers(measurements: Mapping[str, Any]) -> dict[str, Any]:
+    """Who was hard to understand is nobody's business but the evaluator's."""
+    return {
+        name: {figure: value for figure, value in measurement.items() if figure != "worst_speakers"}
+        for name, measurement in measurements.items()
+    }
 
 
 def _is_set(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qat_plugin.evaluation.page import Utterance, mark_errors, part_most
+from qat_plugin.evaluation.page import Utterance, mark_errors, part_most, render_page
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,13 @@ def test_the_utterances_that_part_arms_most_come_first():
     found = part_most(utterances, ["fp", "ptq", "qat"])
     assert [utterance.id for utterance in found] == ["much worse", "better", "worse"]
     assert len(part_most(utterances, ["fp", "ptq", "qat"], count=1)) == 1
+
+
+def test_long_tables_are_folded_and_nothing_is_lost(tmp_path):
+    report = "# Title\n\n## Errors\n\nfew\n\n## Differences\n\nmany\n\n## Speech\n\nspoken\n\n## Files\n\nlisted\n"
+    results = {"arms": {"fp": {}}, "corpora": {}, "settings": {"normalizer": "basic"}}
+    page = render_page(results, report, tmp_path)
+    assert "<details><summary>Differences</summary>\n<p>many</p>\n</details><h2>Speech</h2>" in page
+    assert (
+        "<details><summary>Files</summary>\n<p>listed</p>\n</details>" in page and "<h2>Errors</h2>\n<p>few</p>" in page
+    )

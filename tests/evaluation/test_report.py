@@ -14,9 +14,10 @@ from fakes import exported_folder, write_transcripts
 from matplotlib.image import imread
 
 from qat_plugin.evaluation.folder_files import list_files
-from qat_plugin.evaluation.plots import draw_plots
+from qat_plugin.evaluation.plots import _events, _side_by_side, draw_plots
 from qat_plugin.evaluation.report import findings, render_report, render_table
 from qat_plugin.evaluation.results import collect_results
+from qat_plugin.normalizers import NORMALIZERS
 
 REFERENCE = "un deux trois quatre cinq six sept huit neuf dix"
 
@@ -39,8 +40,9 @@ def results(tmp_path: Path, tiny_whisper_dir: Path) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def cells(text: str, *start: str) -> list[str]:
-    """The cells of the table row that begins with these."""
+def cells(text: str, *start: str, under: str = "") -> list[str]:
+    """The cells of the table row that begins with these; of the part under that heading, if one is given."""
+    text = text.split(f"## {under}\n")[1].split("\n## ")[0] if under else text
     lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
     (found,) = [line for line in lines if line[: len(start)] == list(start)]
     return found
@@ -63,12 +65,16 @@ def test_table(results: dict[str, Any]) -> None:
 
 def test_findings_say_how_sure_they_are(results: dict[str, Any]) -> None:
     sentences = findings(results)
-    assert len(sentences) == 3 * 3
-    (sure,) = [s for s in sentences if s.startswith("studio: qat is 9.50 points better than ptq-rtn ")]
-    low, high = results["measurements"]["qat"]["studio"]["versus"]["ptq-rtn"]["interval"]
+    assert [s.split(" (")[0] for s in sentences] == [
+        "all corpora: ptq-rtn is 8.00 points worse than fp",
+        "all corpora: qat is 1.50 points better than fp",
+        "all corpora: qat is 9.50 points better than ptq-rtn",
+    ]
+    sure = sentences[2]
+    low, high = results["pooled"]["qat"]["versus"]["ptq-rtn"]["interval"]
     expected = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f} points, {100 * (high - low):.2f} wide"
     assert f"{expected}; 0 lies outside, so the difference is beyond its interval." in sure
-    (unsure,) = [s for s in sentences if s.startswith("studio: qat is 0.50 points worse than fp")]
+    unsure = sentences[1]
     assert unsure.endswith("0 lies inside, so this speech does not tell the two apart.")
 
 
@@ -80,7 +86,8 @@ def test_report(results: dict[str, Any]) -> None:
     ]  # fmt: skip
     assert cells(report, "ptq-rtn", "int4")[2] == "10.0 [10.0, 10.0] (+10.00)"
     errors = ["0", "0", "8", "200"]
-    assert cells(report, "street", "fp")[2:6] == errors and cells(report, "street", "fp")[7:9] == ["1", "0"]
+    row = cells(report, "street", "fp", under="Errors")
+    assert row[2:6] == errors and row[7:9] == ["1", "0"]
     difference = cells(report, "all corpora", "ptq-rtn", "fp")
     assert difference[3] == "+8.00" and difference[5] == "+400.00" and difference[8] == "yes"
     assert cells(report, "studio", "qat", "fp")[5:7] == ["n/a", "n/a"]  # fp has no error there
@@ -92,25 +99,111 @@ def test_report(results: dict[str, Any]) -> None:
         assert fact in report
 
 
+def test_where_errors_lie(results: dict[str, Any]) -> None:
+    report = render_report(results)
+    made_up = "Made-up speech and lost clips"
+    # eight words in a row that nobody said, in one of 20 utterances
+    assert cells(report, "street", "fp", under=made_up)[2:] == ["1 (5.0 %)", "8", "1 (5.0 %)", "0 (0.0 %)"]
+    assert cells(report, "all corpora", "qat", under=made_up)[2:] == ["0 (0.0 %)", "0", "0 (0.0 %)", "0 (0.0 %)"]
+    assert cells(report, "street", "0 to 2", under="By length") == [
+        "street",
+        "0 to 2",
+        "20",
+        "200",
+        "4.0",
+        "10.0",
+        "0.5",
+    ]
+    assert cells(report, "street", "s0", under="Hardest speakers") == ["street", "s0", "7", "70", "0", "1", "0", "1.4"]
+
+
+def test_what_opening_costs_is_told_where_it_was_measured(results: dict[str, Any]) -> None:
+    assert "Opening a model" not in render_report(results)
+    results["arms"]["qat"]["cost"] = {
+        "load_seconds": 0.456, "clip_seconds": 12.0, "peak_memory_bytes": 800_400_000, "libraries_memory_bytes": 400_000_000,
+    }  # fmt: skip
+    report = render_report(results)
+    assert cells(report, "qat", "0.46") == ["qat", "0.46", "800", "400"] and "12.0 s of speech" in report
+
+
+def test_what_was_resampled_is_told(results: dict[str, Any]) -> None:
+    report = render_report(results)
+    assert "bootstrap over studio: 20 utterances (of 3 known speakers, where 8" in report
+    results["corpora"]["studio"] |= {"interval_unit": "speakers", "interval_units": 9}
+    results["corpora"]["street"]["speakers"] = None
+    report = render_report(results)
+    assert "bootstrap over studio: 9 speakers; street: 20 utterances (speakers are unknown: " in report
+
+
+def test_normalizer_is_named_with_every_table(results: dict[str, Any]) -> None:
+    assert "texts normalized by 'basic'" in " ".join(render_table(results).split())
+    report = render_report(results)
+    assert "texts normalized by 'basic'" in report.split("## ")[0] and NORMALIZERS["basic"] in report
+
+
+def test_older_results_are_shown_without_what_they_lack(results: dict[str, Any]) -> None:
+    for measurement in [m for arm in results["measurements"].values() for m in arm.values()] + list(
+        results["pooled"].values()
+    ):
+        del measurement["by_duration"]
+    for corpus in results["corpora"].values():
+        del corpus["interval_unit"]
+    report = render_report(results)
+    assert "By length" not in report and "bootstrap over utterances, expanded percentile" in report
+
+
 def test_one_corpus_is_not_pooled(results: dict[str, Any]) -> None:
     del results["corpora"]["street"]
     assert "all corpora" not in render_report(results) and "all corpora" not in render_table(results)
 
 
 def test_plots(results: dict[str, Any], tmp_path: Path) -> None:
-    paths = draw_plots(results, tmp_path)
-    assert [path.name for path in paths] == ["wer_by_corpus.png", "wer_by_size.png"]
+    log = [
+        {"step": 5, "loss": 0.5, "loss_kl": 0.2},
+        {"step": 10, "loss": 0.3, "loss_kl": 0.1},
+        {"step": 10, "train_runtime": 9},
+    ]
+    paths = draw_plots(results, tmp_path, log)
+    names = ["wer_by_corpus.png", "wer_by_size.png", "wer_by_speed.png", "errors.png", "training.png"]
+    assert [path.name for path in paths] == names
     before = [path.read_bytes() for path in paths]
+    shown = {
+        # the markers of fp, ptq-rtn and qat are all in the picture
+        **{name: {(0, 0, 0), (230, 159, 0), (0, 114, 178)} for name in names[:3]},
+        # deletions and insertions; there is no substitution
+        "errors.png": {(0, 114, 178), (230, 159, 0)},
+        # the loss, and its part
+        "training.png": {(0, 114, 178), (230, 159, 0)},
+    }
     for path in paths:
         pixels = imread(path)[..., :3]
         colours = {tuple(colour) for colour in np.round(pixels.reshape(-1, 3) * 255).astype(int)}
-        # black, orange and blue markers: fp, ptq and qat are all in the picture
-        assert {(0, 0, 0), (230, 159, 0), (0, 114, 178)} <= colours
+        assert shown[path.name] <= colours
         # nothing is cut off: the rim is white
         rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (rim == 1).all()
-    draw_plots(results, tmp_path)
+    draw_plots(results, tmp_path, log)
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_no_training_no_curve(results: dict[str, Any], tmp_path: Path) -> None:
+    assert "training.png" not in [path.name for path in draw_plots(results, tmp_path)]
+
+
+def test_markers_that_would_hide_each_other_stand_apart() -> None:
+    assert _side_by_side({"fp": 100.0, "a": 10.0, "b": 50.0}, 5.0) == {"fp": 100.0, "a": 10.0, "b": 50.0}
+    places = _side_by_side({"fp": 100.0, "b": 12.0, "a": 10.0, "c": 14.0}, 5.0)
+    assert places == {"fp": 100.0, "a": 7.0, "b": 12.0, "c": 17.0} and list(places) == ["fp", "b", "a", "c"]
+
+
+def test_events_of_the_schedule() -> None:
+    recipe = {"warmup_steps": 5, "fake_quant_start_step": 0, "freeze_scales_step": 80}
+    assert _events(recipe, 100) == [(5, "warm-up ends"), (80, "scales stand still")]
+    assert _events({"warmup_steps": 0.1, "fake_quant_start_step": 20, "freeze_scales_step": None}, 100) == [
+        (10, "warm-up ends"),
+        (20, "fake quantization starts"),
+    ]
+    assert _events({"freeze_scales_step": 101}, 100) == []
 
 
 def test_texts_need_neither_matplotlib_nor_onnxruntime() -> None:

@@ -70,9 +70,15 @@ def test_counts(run: Run) -> None:
     assert counts(pooled) == (2, 1, 12, 30, 33)
     assert pooled["wer"] == pytest.approx(15 / 33, abs=1e-6)  # not the mean of 15/9 and 0
     assert pooled["looping_ids"] == ["studio/u3"]
+    digest = hashlib.sha256(
+        json.dumps(
+            [[f"u{i}", text, 2.0, f"s{i % 3}", "fr"] for i, text in enumerate(SPOKEN)], ensure_ascii=False
+        ).encode()
+    ).hexdigest()
     assert results["corpora"]["studio"] == {
         "utterances": 4, "words": 9, "characters": 20 + 11 + 3, "empty_references": 1, "long_form": 0, "seconds": 8.0,
-        "speakers": 3, "languages": ["fr"],
+        "speakers": 3, "languages": ["fr"], "interval_unit": "utterances", "interval_units": 4, "source": None,
+        "sha256": digest,
     }  # fmt: skip
     assert fp["cer"] == pytest.approx(3 / 34, abs=1e-6) and fp["reference_characters"] == 34
 
@@ -100,6 +106,27 @@ def test_differences(run: Run) -> None:
     assert (level["difference"], level["relative"], level["beyond_interval"]) == (0, None, False)
 
 
+def test_speakers_are_resampled_where_there_are_enough(run: Run) -> None:
+    texts = [("un deux trois quatre", "un deux trois quatre" if i % 5 else "un deux") for i in range(32)]
+    for arm in HEARD:
+        path = run.write("studio", arm, texts=texts)
+        lines = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+        for i, line in enumerate(lines):
+            line["speaker"] = f"s{i % 8}"
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf8")
+    results = run.collect(resamples=300)
+    units = {name: (c["interval_unit"], c["interval_units"], c["speakers"]) for name, c in results["corpora"].items()}
+    assert units == {"studio": ("speakers", 8, 8), "street": ("utterances", 6, 3)}
+    speakers = np.array([[2 * sum(i % 5 == 0 for i in range(s, 32, 8)), 16] for s in range(8)])
+    expected = wer_interval([speakers], resamples=300)
+    measured = results["measurements"]["qat"]["studio"]
+    assert measured["wer_interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
+    versus = measured["versus"]["fp"]  # the same transcripts
+    assert (versus["difference"], versus["interval"], versus["p_value"]) == (0, [0, 0], 1)
+    expected = wer_interval([speakers, np.array([[0, 4]] * 6)], resamples=300)
+    assert results["pooled"]["qat"]["wer_interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
+
+
 def test_sizes_and_digests_are_those_of_the_files(run: Run) -> None:
     arms = run.collect()["arms"]
     for arm, folder in run.folders.items():
@@ -115,14 +142,17 @@ def test_sizes_and_digests_are_those_of_the_files(run: Run) -> None:
 
 
 def test_what_decided_is_told(run: Run) -> None:
-    results = run.collect(git_commit="abc", resamples=100, seed=1)
+    source, cost = {"source": "hub", "revision": "1a2b"}, {"load_seconds": 0.5, "peak_memory_bytes": 1_000_000}
+    results = run.collect(git_commit="abc", resamples=100, seed=1, costs={"qat": cost}, sources={"studio": source})
+    assert [results["arms"][arm]["cost"] for arm in results["arms"]] == [None, None, cost]
+    assert (results["corpora"]["studio"]["source"], results["corpora"]["street"]["source"]) == (source, None)
     assert (results["git_commit"], results["recipe"]) == ("abc", {"target": "int4"})
     assert results["step_seconds"] == {"train": 61.2}
     assert results["environment"] == ENVIRONMENT
     assert results["settings"] == {
         "normalizer": "basic", "language": "french", "task": "transcribe", "num_beams": 1, "max_target_positions": 448,
         "generation_config": {"max_length": 448}, "batch_size": 1, "num_threads": 2,
-        "bootstrap": {"resamples": 100, "seed": 1, "confidence": 0.95},
+        "bootstrap": {"resamples": 100, "seed": 1, "confidence": 0.95, "method": "expanded percentile"},
     }  # fmt: skip
 
 

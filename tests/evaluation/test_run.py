@@ -14,6 +14,7 @@ from fakes import REFERENCES, FakeModel, ToneCorpus, exported_folder
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.errors import EvaluationError, ModelError
+from qat_plugin.evaluation.results import collect_results, write_results
 from qat_plugin.evaluation.run import evaluate_arm
 from qat_plugin.evaluation.transcripts import read_transcripts
 
@@ -132,6 +133,34 @@ def test_continues_after_an_interruption(folder: Path, tmp_path: Path, torn: byt
     model = FakeModel(folder)
     evaluate(folder, ToneCorpus(), tmp_path / "parts", model)
     assert model.calls == []
+
+
+def measured(results: dict[str, Any]) -> dict[str, Any]:
+    """Without the times that no two evaluations share."""
+    document: dict[str, Any] = json.loads(json.dumps(results))
+    for measurement in [m for arm in document["measurements"].values() for m in arm.values()] + list(
+        document["pooled"].values()
+    ):
+        del measurement["wall_seconds"], measurement["rtfx"]
+    return document
+
+
+def test_two_evaluations_agree_in_whatever_order_arms_ran(tmp_path: Path, tiny_whisper_dir: Path) -> None:
+    heard = {"fp": REFERENCES, "ptq-rtn": ["bonjour", *REFERENCES[1:]], "qat": [*REFERENCES[:4], "un deux"]}
+    folders = {arm: exported_folder(tmp_path, tiny_whisper_dir, arm) for arm in heard}
+    found = []
+    for name, arms in (("one", ["fp", "ptq-rtn", "qat"]), ("two", ["qat", "fp", "ptq-rtn"])):
+        out = tmp_path / name
+        for corpus in (ToneCorpus(), ToneCorpus(name="again")):
+            for arm in arms:
+                model = FakeModel(folders[arm], heard[arm])
+                evaluate_arm(folders[arm], arm, corpus, out, language="french", task="transcribe", model=model)
+        results = collect_results(
+            out, {arm: folders[arm] for arm in arms}, ["tones", "again"], normalizer="basic", recipe={}, step_seconds={}
+        )
+        write_results(measured(results), out / "results.json")
+        found.append((out / "results.json").read_bytes())
+    assert found[0] == found[1] and b'"wer"' in found[0]
 
 
 def test_a_batch_is_done_as_a_whole_or_again(folder: Path, tmp_path: Path) -> None:

@@ -148,6 +148,31 @@ def test_no_local_path_is_published(card_folder: Path) -> None:
     assert "mine/manifest.jsonl" in (card_folder / "README.md").read_text()
 
 
+def test_no_speaker_is_named(card_folder: Path, results: dict[str, Any], onnx_folders: dict[str, Path]) -> None:
+    assert "worst_speakers" not in (card_folder / "results.json").read_text()
+    for measurement in (results["measurements"]["qat"]["studio"], results["pooled"]["qat"]):
+        measurement["worst_speakers"] = [{"speaker": "Jane Doe", "wer": 0.5}]
+    assert "Jane Doe" not in json.dumps(card_document(results, onnx_folders["qat"], corpora=DEFINITIONS))
+
+
+def test_what_intervals_were_drawn_from(document: dict[str, Any]) -> None:
+    assert "bootstraps over utterances (200 resamples" in render_card(document)
+    document["corpora"]["studio"]["interval_unit"] = "speakers"
+    assert "over speakers in studio, over utterances elsewhere" in render_card(document)
+    document["corpora"]["calls"]["interval_unit"] = "speakers"
+    assert "over speakers in studio, calls.\n" in render_card(document)
+
+
+def test_made_up_speech_and_costs(document: dict[str, Any]) -> None:
+    document["arms"]["qat"]["cost"] = {"load_seconds": 0.256, "peak_memory_bytes": 812_400_000}
+    rows = table(render_card(document), "| model | utterances with 5 made-up")
+    assert rows[1] == ["quantized without training: plain rounding", "0", "3", "2", "not measured", "not measured"]
+    assert rows[2][3:] == ["0", "0.26", "812"]
+    for measurement in document["pooled"].values():  # results of an earlier version
+        del measurement["long_insertions"]
+    assert "made-up" not in render_card(document)
+
+
 def test_a_local_base_model_has_no_hub_id_unless_one_is_given(
     tmp_path: Path, results: dict[str, Any], onnx_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,8 @@ _INPUTS = """\
 Args:
     predictions (list of str): transcripts of the system.
     references (list of str): what was said.
-    normalizer (str): applied to both. 'basic' (default): Whisper's BasicTextNormalizer; 'none': white space only.
+    normalizer (str): applied to both. 'basic' (default): Whisper's BasicTextNormalizer; 'french': figures and abbreviations in
+        words, too, elided words with their apostrophe; 'none': white space only.
 Returns:
     wer, cer: fractions.
     substitutions, deletions, insertions, hits, reference_words, character_errors, reference_characters: counts.

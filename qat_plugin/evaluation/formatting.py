@@ -1,0 +1,49 @@
+"""How reports write figures: fractions as percent or points, tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Results = Mapping[str, Any]
+POOLED = "all corpora"
+
+
+def measurements_by_corpus(results: Results) -> dict[str, dict[str, Any]]:
+    """Corpus → arm → MEASUREMENT, with the pooled corpora last where there are several."""
+    measurements = results["measurements"]
+    table = {corpus: {arm: measurements[arm][corpus] for arm in measurements} for corpus in results["corpora"]}
+    if len(table) > 1:
+        table[POOLED] = dict(results["pooled"])
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
+    """The first `text_columns` columns to the left, the others, which are figures, to the right."""
+    rules = ["---" if i < text_columns else "---:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rules, *rows])
+
+
+def percent(fraction: float) -> str:
+    """0.1234 is '12.3'."""
+    return f"{100 * fraction:.1f}"
+
+
+def points(fraction: float) -> str:
+    """0.1234 is '12.34'."""
+    return f"{100 * fraction:.2f}"
+
+
+def signed(fraction: float) -> str:
+    """0.1234 is '+12.34'."""
+    return f"{100 * fraction:+.2f}"
+
+
+def signed_range(interval: Sequence[float] | None) -> str:
+    """'-1.00 to +2.00', or 'n/a'."""
+    return "n/a" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+
+
+def count_and_share(count: int, whole: int) -> str:
+    """3 of 60 is '3 (5.0 %)'."""
+    return f"{count} ({percent(count / whole)} %)"
