@@ -53,6 +53,7 @@ def render_card(document: Document) -> str:
             arm_names=_ARM_NAMES,
             normalizer=_NORMALIZERS[document["settings"]["normalizer"]],
             by_corpus=_by_corpus(document),
+            external_data=", ".join(f"{name}: true" for name in graphs_with_external_data(document)),
             parity_rows=list(_flatten(document["parity"])),
             recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),
         )
@@ -102,6 +103,12 @@ def evaluation_results(document: Document) -> list[EvalResult]:
             )
         )
     return entries
+
+
+def graphs_with_external_data(document: Document) -> list[str]:
+    """The published graphs, without '.onnx', whose weights lie in a file beside them: transformers.js must be told."""
+    files = document["arms"][ARM]["files"]
+    return [name.removesuffix(".onnx_data") for name in files if name.endswith(".onnx_data")]
 
 
 def _title(document: Document) -> str:
