@@ -270,15 +270,21 @@ def card(recipe: Recipe, workspace: Workspace) -> None:
     say("card", f"written: {path}")
 
 
-def push(recipe: Recipe, workspace: Workspace, *, dry_run: bool) -> None:
-    """Upload the qat arm's folder and the card to the Hub."""
+def push(
+    recipe: Recipe, workspace: Workspace, *, dry_run: bool, create_pr: bool = False, to_folder: str | None = None
+) -> None:
+    """Upload the qat arm's folder and the card to the Hub, or write them to a local folder."""
     from qat_plugin import publishing
 
     args = recipe.training
-    if not args.hub_model_id:
-        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
     if not (workspace.card / "README.md").is_file():
         raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
+    if to_folder is not None:
+        say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
+        publishing.publish_to_folder(workspace.onnx(TRAINED), workspace.card, to_folder, dry_run=dry_run)
+        return
+    if not args.hub_model_id:
+        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
     say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
     publishing.push(
         workspace.onnx(TRAINED),
@@ -286,6 +292,7 @@ def push(recipe: Recipe, workspace: Workspace, *, dry_run: bool) -> None:
         args.hub_model_id,
         private=bool(args.hub_private_repo),
         dry_run=dry_run,
+        create_pr=create_pr,
         revision=args.hub_revision,
         token=args.hub_token,
     )

@@ -7,9 +7,10 @@
         subprocess.run(command, env={**os.environ, **hub.environment()})
         hub.files("tester/my-model")["config.json"]             # bytes that a client pushed
 
-Speaks: whoami, repo creation, branches, preupload, git-LFS batch and upload, commits, model and dataset info, trees,
-paths, refs, file resolution with HEAD, GET, redirects and ranges. Does not speak Xet: clients must run with
-`HF_HUB_DISABLE_XET=1`, which `environment()` sets. A request it does not know answers 404 and is listed in `unknown`.
+Speaks: whoami, repo creation, branches, preupload, git-LFS batch and upload, commits and pull requests of members,
+model and dataset info, trees, paths, refs, file resolution with HEAD, GET, redirects and ranges. Does not speak Xet:
+clients must run with `HF_HUB_DISABLE_XET=1`, which `environment()` sets. A request it does not know answers 404 and is
+listed in `unknown`. `fail()` lets requests end badly.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class Hub:
         self.blobs: dict[str, Path] = {}  # by sha256: what LFS uploads delivered, plus everything served
         self.requests: list[str] = []
         self.unknown: list[str] = []
+        self.faults: list[tuple[str, int | None]] = []
         self.store = store
         self.lock = threading.RLock()
 
@@ -144,6 +146,10 @@ class Hub:
         if hasattr(_http, "reset_sessions"):  # before huggingface_hub 1.0
             monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
             _http.reset_sessions()  # they remember that they were offline
+
+    def fail(self, request: str, *outcomes: int | None) -> None:
+        """Let the next requests that match the pattern, as 'PUT .*', end so: with a status, or None: without an answer."""
+        self.faults += [(request, outcome) for outcome in outcomes]
 
     def add_repo(self, repo_id: str, folder: Path, repo_type: str = "model", branch: str = "main") -> Commit:
         """Serve the files of `folder` as a repo; they are read where they lie."""
@@ -237,6 +243,14 @@ class Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(parts.query)
         self.body = self.read_body()
         self.hub.requests.append(f"{self.command} {self.path}")
+        for fault in self.hub.faults:
+            if re.fullmatch(fault[0], self.hub.requests[-1]):
+                self.hub.faults.remove(fault)
+                if fault[1] is None:
+                    self.close_connection = True
+                else:
+                    self.answer({"error": "not now"}, fault[1])
+                return
         try:
             for route_method, pattern, name in self.routes:
                 match = re.fullmatch(pattern, parts.path)
@@ -473,9 +487,13 @@ class Handler(BaseHTTPRequestHandler):
                 files = {name: blob for name, blob in files.items() if not name.startswith(folder)}
             else:
                 raise HubError(400, f"unknown operation {key}")
+        answer: dict[str, Any] = {"success": True, "hookOutput": ""}
+        if self.query.get("create_pr") == ["1"]:
+            number = 1 + sum(branch.startswith("refs/pr/") for branch in found.branches)
+            revision = f"refs/pr/{number}"
+            answer["pullRequestUrl"] = f"{self.hub.endpoint}/{repo}/discussions/{number}"
         sha = found.commit(revision, message, files).sha
-        url = f"{self.hub.endpoint}/{repo}/commit/{sha}"
-        self.answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+        self.answer({**answer, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{repo}/commit/{sha}"})
 
 
 @contextmanager

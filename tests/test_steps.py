@@ -104,6 +104,20 @@ def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hu
     assert {"README.md", "encoder_model.onnx", "decoder_model_merged.onnx", "parity.json"} <= set(files)
 
 
+def test_push_opens_a_pull_request_or_writes_a_folder_when_asked(finished, recipe, hub, monkeypatch, tmp_path):  # noqa: F811
+    target = tmp_path / "published"
+    assert main(["push", str(recipe), "--to_folder", str(target)]) == 0
+    assert {"README.md", "encoder_model.onnx", "tokenizer.json"} <= {path.name for path in target.iterdir()}
+    hub.patch(monkeypatch)
+    (target / "README.md").write_text("theirs")
+    hub.add_repo("tester/theirs", target)
+    assert main(["push", str(recipe), "--hub_model_id", "tester/theirs", "--create_pr"]) == 0
+    assert hub.files("tester/theirs")["README.md"] == b"theirs"
+    assert hub.files("tester/theirs", "refs/pr/1")["README.md"].startswith(b"---")
+    with pytest.raises(SystemExit):
+        main(["push", str(recipe), "--create_pr", "--to_folder", str(target)])
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
