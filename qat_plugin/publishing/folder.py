@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from qat_plugin.errors import PublishError
 from qat_plugin.files import sha256_of
-from qat_plugin.publishing.files import PlannedFile, checked_files, describe_files, split_remaining
+from qat_plugin.publishing.files import (
+    PlannedFile,
+    checked_files,
+    describe_files,
+    planned,
+    read_document,
+    split_remaining,
+)
+from qat_plugin.publishing.space import render_page
 
 
 @dataclass(frozen=True)
@@ -26,14 +35,24 @@ class FolderReport:
 
 
 def publish_to_folder(
-    folder: str | Path, card_folder: str | Path, target: str | Path, *, dry_run: bool = False
+    folder: str | Path, card_folder: str | Path, target: str | Path, *, dry_run: bool = False, page: bool = False
 ) -> FolderReport:
     """Write the files that `push` would send to the folder `target`, which may hold an earlier publication.
 
+    With `page`, index.html is beside them: served by any web server (`python -m http.server`), it runs the model.
     Arguments and refusals are those of `push`. Raises `PublishError` besides when `target` holds something else.
     """
     folder, target = Path(folder), Path(target)
     files = checked_files(folder, Path(card_folder))
+    with tempfile.TemporaryDirectory() as rendered:
+        if page:
+            path = Path(rendered) / "index.html"
+            path.write_text(render_page(read_document(Path(card_folder)), None), encoding="utf8")
+            files.append(planned(path.name, path))
+        return _publish(folder, files, target, dry_run)
+
+
+def _publish(folder: Path, files: list[PlannedFile], target: Path, dry_run: bool) -> FolderReport:
     present = [path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()]
     if target.is_file() or (present and not {"README.md", "parity.json"} <= set(present)):
         raise PublishError(f"{target} holds something else than a published model: name a new folder or empty it")
