@@ -1,6 +1,7 @@
 """The page of a Space in headless Chromium, as published; what it would load from elsewhere comes from this machine."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,25 @@ def test_a_folder_with_its_page_needs_no_hub(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.wav")
     seen = visit(tmp_path, {PAGE: tmp_path / "site"}, {}, clips=["clip.wav"])
     assert seen["transcripts"][0]["text"] and seen["transcripts"][0]["state"] == "ready"
+
+
+def test_the_snippet_of_the_card_runs_in_a_browser(tmp_path: Path) -> None:
+    model, card_folder = make_model(tmp_path, "int4")
+    (snippet,) = re.findall(r"```js\n(.*?)```", (card_folder / "README.md").read_text(encoding="utf8"), re.DOTALL)
+    imports = json.dumps({"imports": {"@huggingface/transformers": TRANSFORMERS_JS}})
+    (tmp_path / "index.html").write_text(
+        f"""<main id="app" data-state="loading"><p id="status"></p><p id="text"></p></main>
+        <script type="importmap">{imports}</script>
+        <script>
+        console.log = (said) => {{ document.getElementById("text").textContent = said; app.dataset.state = "ready"; }};
+        onunhandledrejection = ({{ reason }}) => {{ document.getElementById("status").textContent = reason; app.dataset.state = "error"; }};
+        </script>
+        <script type="module">{snippet}</script>"""
+    )
+    write_clip(tmp_path / "clip.wav")
+    seen = visit(tmp_path, {PAGE: tmp_path, f"https://huggingface.co/{REPO}/resolve/main/": model}, {})
+    assert seen["states"][-1] == "ready", seen["status"]
+    assert len(seen["text"]) > 5
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -29,13 +29,20 @@ page.on("pageerror", (error) => seen.errors.push(String(error)));
 page.on("console", (message) => message.type() === "error" && seen.errors.push(message.text()));
 const app = () => page.locator("#app").getAttribute("data-state");
 const text = (id) => page.locator(id).textContent();
-const settle = (states) => page.waitForFunction((wanted) => wanted.includes(document.getElementById("app").dataset.state), states, { timeout: 120000 });
+const settle = async (states) => {
+  try {
+    await page.waitForFunction((wanted) => wanted.includes(document.getElementById("app").dataset.state), states, { timeout: 120000 });
+  } catch (error) {
+    throw new Error(`never came to be ${states}: ${JSON.stringify(seen)}`, { cause: error });
+  }
+};
 
 await page.goto(job.page);
 seen.states.push(await app());
 await settle(["ready", "error"]);
 seen.states.push(await app());
 seen.status = await text("#status");
+seen.text = await text("#text");
 seen.isolated = await page.evaluate(() => crossOriginIsolated);
 seen.transcripts = [];
 for (const clip of job.clips ?? []) {
