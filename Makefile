@@ -8,6 +8,7 @@ ARGS ?=
 RECIPE ?= whisper-large-v3-distil-fr-int8
 
 BIN := $(VENV)/bin
+JS := tests/clients/node_modules
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 # What the benchmarks take: Common Voice as LANGUAGE/manifest.jsonl, and the runs whose models are timed.
@@ -15,12 +16,13 @@ COMMON_VOICE ?= common_voice
 RUN_INT4 ?= bench-quality-int4
 RUN_INT8 ?= bench-quality-int8
 
-.PHONY: help demo demo-full test check train-qat-int8 train-qat-int4 evaluate-qat bench-quality bench-speed
+.PHONY: help demo demo-full test test-clients check train-qat-int8 train-qat-int4 evaluate-qat bench-quality bench-speed
 
 help:
 	@echo "make demo             int4 QAT of Whisper base on French speech, from nothing to a table and a card"
 	@echo "make demo-full        the same, trained and tested long enough to show the gain"
 	@echo "make test             all tests"
+	@echo "make test-clients     what others load the exported files with: Optimum, transformers.js in Node and in Chromium"
 	@echo "make check            ruff and mypy"
 	@echo "make train-qat-int8   train, export, measure: recipes/whisper-large-v3-distil-fr-int8.json"
 	@echo "make train-qat-int4   the same for recipes/whisper-large-v3-distil-fr-int4.json"
@@ -47,6 +49,17 @@ demo-full: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# The versions are pinned in package.json. Without scripts: theirs fetch GPU builds from elsewhere.
+$(JS)/.installed: tests/clients/package.json
+	npm install --prefix tests/clients --no-package-lock --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+# Optimum needs an older transformers, and so an environment of its own.
+test-clients: $(VENV)/.dev $(JS)/.installed
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+	$(MAKE) VENV=$(VENV)-optimum $(VENV)-optimum/.dev,optimum
+	$(VENV)-optimum/bin/python -m pytest tests/runtime/test_optimum.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

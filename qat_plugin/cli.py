@@ -40,6 +40,14 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         step.add_argument("recipe", metavar="RECIPE", help="recipe file or name of a shipped recipe")
         if name == "push":
             step.add_argument("--dry_run", action="store_true", help="show what would be uploaded, and do nothing")
+            step.add_argument(
+                "--space", action="store_true", help="and a page that runs the model in its visitors' browsers"
+            )
+            where = step.add_mutually_exclusive_group()
+            where.add_argument("--create_pr", action="store_true", help="open a pull request on hub_model_id instead")
+            where.add_argument(
+                "--to_folder", metavar="FOLDER", help="write the files to a local folder, not to the Hub"
+            )
     commands.add_parser("fields", help="explain every field of a recipe")
     demo = commands.add_parser("demo", help="int4 QAT of Whisper base on French speech, from nothing to a model card")
     demo.add_argument(
@@ -83,7 +91,14 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
     recipe = load_recipe(options.recipe, overrides)
     workspace = steps.open_workspace(recipe)
     if options.command == "push":
-        steps.push(recipe, workspace, dry_run=options.dry_run)
+        steps.push(
+            recipe,
+            workspace,
+            dry_run=options.dry_run,
+            create_pr=options.create_pr,
+            to_folder=options.to_folder,
+            space=options.space,
+        )
     elif options.command == "diagnose":
         from qat_plugin.diagnosis import diagnose
 

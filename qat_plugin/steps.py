@@ -296,15 +296,30 @@ def card(recipe: Recipe, workspace: Workspace) -> None:
     say("card", f"written: {path}")
 
 
-def push(recipe: Recipe, workspace: Workspace, *, dry_run: bool) -> None:
-    """Upload the qat arm's folder and the card to the Hub."""
+def push(
+    recipe: Recipe,
+    workspace: Workspace,
+    *,
+    dry_run: bool,
+    create_pr: bool = False,
+    to_folder: str | None = None,
+    space: bool = False,
+) -> None:
+    """Upload the qat arm's folder and the card to the Hub, or write them to a local folder; `space`: and a page."""
     from qat_plugin import publishing
 
     args = recipe.training
-    if not args.hub_model_id:
-        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
     if not (workspace.card / "README.md").is_file():
         raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
+    if to_folder is not None:
+        say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
+        publishing.publish_to_folder(workspace.onnx(TRAINED), workspace.card, to_folder, dry_run=dry_run, page=space)
+        return
+    if not args.hub_model_id:
+        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
+    if space and (args.hub_private_repo or create_pr):
+        wish = "hub_private_repo" if args.hub_private_repo else "create_pr"
+        raise RecipeError(f"{wish} and a Space do not go together: its visitors' browsers could not load the model")
     say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
     publishing.push(
         workspace.onnx(TRAINED),
@@ -312,9 +327,14 @@ def push(recipe: Recipe, workspace: Workspace, *, dry_run: bool) -> None:
         args.hub_model_id,
         private=bool(args.hub_private_repo),
         dry_run=dry_run,
+        create_pr=create_pr,
         revision=args.hub_revision,
         token=args.hub_token,
     )
+    if space:
+        publishing.push_space(
+            workspace.card, args.hub_model_id, dry_run=dry_run, revision=args.hub_revision, token=args.hub_token
+        )
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:

@@ -7,9 +7,10 @@
         subprocess.run(command, env={**os.environ, **hub.environment()})
         hub.files("tester/my-model")["config.json"]             # bytes that a client pushed
 
-Speaks: whoami, repo creation, branches, preupload, git-LFS batch and upload, commits, model and dataset info, trees,
-paths, refs, file resolution with HEAD, GET, redirects and ranges. Does not speak Xet: clients must run with
-`HF_HUB_DISABLE_XET=1`, which `environment()` sets. A request it does not know answers 404 and is listed in `unknown`.
+Speaks: whoami, repo creation, branches, preupload, git-LFS batch and upload, commits and pull requests of members,
+model, dataset and Space info, trees, paths, refs, file resolution with HEAD, GET, redirects and ranges. Does not speak Xet:
+clients must run with `HF_HUB_DISABLE_XET=1`, which `environment()` sets. A request it does not know answers 404 and is
+listed in `unknown`. `fail()` lets requests end badly.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ LFS_SUFFIXES = (".onnx", ".onnx_data", ".safetensors", ".bin", ".parquet", ".wav
 LFS_SIZE = 10 * 2**20
 DATE = "2024-01-01T00:00:00.000Z"
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
-API = rf"/api/(?P<type>model|dataset)s/{REPO}"
+API = rf"/api/(?P<type>model|dataset|space)s/{REPO}"
+FOLDER = r"(?P<folder>datasets/|spaces/)?"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Hub:
         self.blobs: dict[str, Path] = {}  # by sha256: what LFS uploads delivered, plus everything served
         self.requests: list[str] = []
         self.unknown: list[str] = []
+        self.faults: list[tuple[str, int | None]] = []
         self.store = store
         self.lock = threading.RLock()
 
@@ -144,6 +147,10 @@ class Hub:
         if hasattr(_http, "reset_sessions"):  # before huggingface_hub 1.0
             monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
             _http.reset_sessions()  # they remember that they were offline
+
+    def fail(self, request: str, *outcomes: int | None) -> None:
+        """Let the next requests that match the pattern, as 'PUT .*', end so: with a status, or None: without an answer."""
+        self.faults += [(request, outcome) for outcome in outcomes]
 
     def add_repo(self, repo_id: str, folder: Path, repo_type: str = "model", branch: str = "main") -> Commit:
         """Serve the files of `folder` as a repo; they are read where they lie."""
@@ -211,10 +218,10 @@ class Handler(BaseHTTPRequestHandler):
         ("POST", rf"{API}/branch/(?P<branch>[^/]+)", "create_branch"),
         ("POST", rf"{API}/preupload/(?P<revision>[^/]+)", "preupload"),
         ("POST", rf"{API}/commit/(?P<revision>[^/]+)", "commit"),
-        ("POST", rf"/(?P<datasets>datasets/)?{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("POST", rf"/{FOLDER}{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/(?P<sha256>[0-9a-f]{64})", "upload"),
         ("GET", r"/(?P<sha256>[0-9a-f]{64})", "download"),
-        ("GET", rf"/(?P<datasets>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", "resolve"),
+        ("GET", rf"/{FOLDER}{REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", "resolve"),
     ]
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -237,6 +244,14 @@ class Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(parts.query)
         self.body = self.read_body()
         self.hub.requests.append(f"{self.command} {self.path}")
+        for fault in self.hub.faults:
+            if re.fullmatch(fault[0], self.hub.requests[-1]):
+                self.hub.faults.remove(fault)
+                if fault[1] is None:
+                    self.close_connection = True
+                else:
+                    self.answer({"error": "not now"}, fault[1])
+                return
         try:
             for route_method, pattern, name in self.routes:
                 match = re.fullmatch(pattern, parts.path)
@@ -312,7 +327,7 @@ class Handler(BaseHTTPRequestHandler):
         self.writer(namespace)
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         repo_id, repo_type = f"{namespace}/{asked['name']}", asked.get("type") or "model"
-        url = f"{self.hub.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+        url = f"{self.hub.endpoint}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
         if (repo_type, repo_id) in self.hub.repos:
             self.answer({"error": "You already created this model repo", "url": url}, 409)
             return
@@ -386,8 +401,8 @@ class Handler(BaseHTTPRequestHandler):
         folders = [name for name in asked if any(path.startswith(f"{name}/") for path in files)]
         self.answer(entries + [{"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in folders])
 
-    def resolve(self, repo: str, revision: str, name: str, datasets: str = "") -> None:
-        commit = self.find(repo, "dataset" if datasets else "model").at(revision)
+    def resolve(self, repo: str, revision: str, name: str, folder: str = "models/") -> None:
+        commit = self.find(repo, folder[:-2]).at(revision)
         if name not in commit.files:
             message = f"{name} does not exist on {revision}"
             headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": message, "X-Repo-Commit": commit.sha}
@@ -429,9 +444,9 @@ class Handler(BaseHTTPRequestHandler):
             answers.append(answer | ({"oid": present[name].etag} if name in present else {}))
         self.answer({"files": answers})
 
-    def lfs_batch(self, repo: str, datasets: str = "") -> None:
+    def lfs_batch(self, repo: str, folder: str = "models/") -> None:
         self.writer(repo.split("/")[0])
-        self.find(repo, "dataset" if datasets else "model")
+        self.find(repo, folder[:-2])
         objects = []
         for asked in json.loads(self.body)["objects"]:
             answer = {"oid": asked["oid"], "size": asked["size"]}
@@ -473,9 +488,13 @@ class Handler(BaseHTTPRequestHandler):
                 files = {name: blob for name, blob in files.items() if not name.startswith(folder)}
             else:
                 raise HubError(400, f"unknown operation {key}")
+        answer: dict[str, Any] = {"success": True, "hookOutput": ""}
+        if self.query.get("create_pr") == ["1"]:
+            number = 1 + sum(branch.startswith("refs/pr/") for branch in found.branches)
+            revision = f"refs/pr/{number}"
+            answer["pullRequestUrl"] = f"{self.hub.endpoint}/{repo}/discussions/{number}"
         sha = found.commit(revision, message, files).sha
-        url = f"{self.hub.endpoint}/{repo}/commit/{sha}"
-        self.answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+        self.answer({**answer, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{repo}/commit/{sha}"})
 
 
 @contextmanager

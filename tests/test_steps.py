@@ -110,9 +110,24 @@ def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hu
     hub.patch(monkeypatch)
     assert main(["push", str(recipe), "--hub_model_id", "tester/tiny", "--dry_run"]) == 0
     assert "nothing was created or sent" in capsys.readouterr().out
-    assert main(["push", str(recipe), "--hub_model_id", "tester/tiny"]) == 0
+    assert main(["push", str(recipe), "--hub_model_id", "tester/tiny", "--space"]) == 0
+    assert "index.html" in hub.files("tester/tiny", repo_type="space")
     files = hub.files("tester/tiny")
     assert {"README.md", "encoder_model.onnx", "decoder_model_merged.onnx", "parity.json"} <= set(files)
+
+
+def test_push_opens_a_pull_request_or_writes_a_folder_when_asked(finished, recipe, hub, monkeypatch, tmp_path):  # noqa: F811
+    target = tmp_path / "published"
+    assert main(["push", str(recipe), "--to_folder", str(target), "--space"]) == 0
+    assert {"README.md", "encoder_model.onnx", "index.html"} <= {path.name for path in target.iterdir()}
+    hub.patch(monkeypatch)
+    (target / "README.md").write_text("theirs")
+    hub.add_repo("tester/theirs", target)
+    assert main(["push", str(recipe), "--hub_model_id", "tester/theirs", "--create_pr"]) == 0
+    assert hub.files("tester/theirs")["README.md"] == b"theirs"
+    assert hub.files("tester/theirs", "refs/pr/1")["README.md"].startswith(b"---")
+    with pytest.raises(SystemExit):
+        main(["push", str(recipe), "--create_pr", "--to_folder", str(target)])
 
 
 @pytest.mark.parametrize(
@@ -120,6 +135,8 @@ def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hu
     [
         (["--hub_model_id", ""], "hub_model_id is not set"),
         (["--hub_model_id", "tester/tiny", "--output_dir", "nowhere"], "holds no card"),
+        (["--hub_model_id", "tester/tiny", "--space", "--create_pr"], "create_pr and a Space do not go together"),
+        (["--hub_model_id", "tester/tiny", "--space", "--hub_private_repo", "true"], "hub_private_repo and a Space"),
     ],
 )
 def test_push_explains_what_is_missing(finished, recipe, arguments, message, capsys, tmp_path, monkeypatch):

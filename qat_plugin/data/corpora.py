@@ -29,6 +29,7 @@ class CorpusDefinition:
         revision: branch, tag or commit of a Hub dataset.
         language: that is spoken, of rows that have no column for it; None: the recipe's.
         audio_column, text_column, speaker_column: names in the data; the usual names are tried where they are None.
+        task_id: of a Hub dataset that is a benchmark, the task in its eval.yaml whose leaderboard shows the figure.
         description, license: for readers and the model card.
     """
 
@@ -42,6 +43,7 @@ class CorpusDefinition:
     audio_column: str | None = None
     text_column: str | None = None
     speaker_column: str | None = None
+    task_id: str | None = None
     description: str = ""
     license: str | None = None
 
@@ -92,7 +94,9 @@ def find_corpus(
         )
     if definition.name in manifests:
         own = data_definition(manifests[definition.name])
-        return replace(definition, source=own.source, path=own.path, config=None, split=None, revision=None)
+        return replace(
+            definition, source=own.source, path=own.path, config=None, split=None, revision=None, task_id=None
+        )
     if definition.source == "private":
         raise DataError(
             f"corpus '{definition.name}' is private: {definition.description or 'its audio is not published.'} "

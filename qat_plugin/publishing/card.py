@@ -6,11 +6,10 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, StrictUndefined, Template, UndefinedError
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 
 from qat_plugin.arms import ARMS, TRAINED
 from qat_plugin.errors import PublishError
@@ -24,9 +23,7 @@ ARM = TRAINED
 
 POOLED = "all corpora"
 
-_ARM_NAMES = {name: arm.description for name, arm in ARMS.items()} | {
-    TRAINED: f"**this model**, {ARMS[TRAINED].description}"
-}
+ARM_NAMES = {name: arm.description for name, arm in ARMS.items()}
 _TAGS = ("whisper", "onnx", "onnxruntime", "quantization", "qat", "quantization-aware-training")
 _TASK = "automatic-speech-recognition"
 
@@ -39,23 +36,42 @@ def render_card(document: Document) -> str:
     Raises `PublishError` naming what the document lacks, or a language that is none.
     """
     try:
-        return _template().render(
-            **document,
+        return render(
+            "card.md.jinja",
+            document,
             front_matter=card_metadata(document).to_yaml(),
-            arm=ARM,
-            title=_title(document),
             repo=document["repo_id"] or "path/to/this/folder",
-            language_code=hub_language(document["settings"]["language"]),
-            arm_names=_ARM_NAMES,
+            arm_names=ARM_NAMES | {ARM: f"**this model**, {ARM_NAMES[ARM]}"},
             normalizer=NORMALIZERS[document["settings"]["normalizer"]],
-            by_corpus=_by_corpus(document),
+            external_data=", ".join(f"{name}: true" for name in graphs_with_external_data(document)),
             parity_rows=list(_flatten(document["parity"])),
             recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),
         )
+    except KeyError as error:
+        raise _lacks(error) from error
+
+
+def render(template: str, document: Document, **values: Any) -> str:
+    """One of the templates with the document's keys, what all templates say, and `values`.
+
+    Raises `PublishError` naming what the document lacks.
+    """
+    try:
+        shared = {
+            "arm": ARM,
+            "title": card_title(document),
+            "language_code": hub_language(document["settings"]["language"]),
+            "by_corpus": _by_corpus(document),
+        }
+        return _environment().get_template(template).render({**document, **shared, **values})
     except (KeyError, UndefinedError) as error:
-        raise PublishError(
-            f"the results lack {error}, which the card shows: run `qat-plugin evaluate` and `qat-plugin card` again"
-        ) from error
+        raise _lacks(error) from error
+
+
+def _lacks(error: Exception) -> PublishError:
+    return PublishError(
+        f"the results lack {error}, which the card shows: run `qat-plugin evaluate` and `qat-plugin card` again"
+    )
 
 
 def card_metadata(document: Document) -> ModelCardData:
@@ -72,7 +88,7 @@ def card_metadata(document: Document) -> ModelCardData:
         datasets=sorted({hub_id for hub_id in trained_on if hub_id}) or None,
         metrics=["wer"],
         tags=[*_TAGS, _format(document)],
-        model_name=_title(document),
+        model_name=card_title(document),
         eval_results=evaluation_results(document),
         base_model_relation=base_model and "quantized",
     )
@@ -100,7 +116,14 @@ def evaluation_results(document: Document) -> list[EvalResult]:
     return entries
 
 
-def _title(document: Document) -> str:
+def graphs_with_external_data(document: Document) -> list[str]:
+    """The published graphs, without '.onnx', whose weights lie in a file beside them: transformers.js must be told."""
+    files = document["arms"][ARM]["files"]
+    return [name.removesuffix(".onnx_data") for name in files if name.endswith(".onnx_data")]
+
+
+def card_title(document: Document) -> str:
+    """The name that the card gives the model."""
     given = document["recipe"].get("model_title")
     return str(given or f"{document['base_model']['name'].split('/')[-1]}-{_format(document)}-qat")
 
@@ -165,13 +188,13 @@ def _cell(text: Any) -> str:
 
 
 @functools.cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+        loader=PackageLoader("qat_plugin.publishing"), autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
     environment.filters |= {
         "percent": _percent, "signed": _signed, "megabytes": _megabytes, "duration": _duration, "value": _value,
         "cell": _cell,
     }  # fmt: skip
-    source = resources.files("qat_plugin.publishing") / "templates" / "card.md.jinja"
-    return environment.from_string(source.read_text(encoding="utf8"))
+    return environment

@@ -10,6 +10,7 @@ from typing import Any
 
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing.card import render_card
+from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 
 # The fields of a recipe that decide the model or its figures, in the order in which a card shows them.
 SHOWN_FIELDS = (
@@ -31,7 +32,7 @@ SHOWN_FIELDS = (
 
 _MODEL_FIELDS = ("model_name_or_path", "teacher_model_name_or_path")
 _PATH_FIELDS = ("train_corpora", "train_data", "corpora", "test_data")
-_DEFINITION_FIELDS = ("source", "config", "split", "revision", "license", "description")
+_DEFINITION_FIELDS = ("source", "config", "split", "revision", "task_id", "license", "description")
 
 
 def write_card(
@@ -43,6 +44,7 @@ def write_card(
 ) -> Path:
     """Write `card_folder`/results.json, the document of the card, and `card_folder`/README.md, rendered from it.
 
+    Where a test corpus is a benchmark, `card_folder`/.eval_results/wer.yaml holds its figure for the Hub.
     `results_file` is what `qat_plugin.evaluation.results` wrote, `onnx_folder` is the qat arm's, whose parity.json the
     card quotes, `corpora` are the definitions of training and test corpora as dicts. Returns the path of README.md.
 
@@ -55,6 +57,12 @@ def write_card(
     (card_folder / "results.json").write_text(
         json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf8"
     )
+    eval_results, benchmarks = card_folder / EVAL_RESULTS_FILE, render_eval_results(document)
+    if benchmarks is None:
+        eval_results.unlink(missing_ok=True)
+    else:
+        eval_results.parent.mkdir(exist_ok=True)
+        eval_results.write_text(benchmarks, encoding="utf8")
     path = card_folder / "README.md"
     path.write_text(text, encoding="utf8")
     return path
@@ -69,7 +77,7 @@ def card_document(
         "base_model":   {"hub_id": str | null, "name": str}; the recipe's `base_model` where it started from a folder
         "repo_id":      str | null, the recipe's `hub_model_id`
         "parity":       the ONNX folder's parity.json
-        "definitions":  {corpus: {source, config, split, revision, license, description, hub_id}}
+        "definitions":  {corpus: {source, config, split, revision, task_id, license, description, hub_id}}
 
     Arguments and errors as in `write_card`.
     """

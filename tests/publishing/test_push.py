@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from card_sample import DEFINITIONS, RECIPE, measure
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
 from qat_plugin.errors import PublishError
@@ -208,11 +208,90 @@ def test_missing_or_foreign_card_folders_are_named(
 
 
 def test_an_unreachable_hub_is_one_clear_error(
-    online: Hub, folder: Path, card_folder: Path, monkeypatch: pytest.MonkeyPatch
+    online: Hub, folder: Path, card_folder: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PublishError, match=rf"{REPO}: the Hub does not answer as it should"):
         push(folder, card_folder, REPO)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once, here and inside huggingface_hub."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("outcome", [503, None])
+@pytest.mark.parametrize("request_", [
+    "GET /api/models/.*", "POST /api/repos/create", "POST /api/models/.*/preupload/.*", "POST /.*/lfs/objects/batch",
+    "PUT /.*", "POST /api/models/.*/commit/.*",
+])  # fmt: skip
+def test_what_fails_for_a_moment_is_tried_again(
+    online: Hub, folder: Path, card_folder: Path, impatient: None, request_: str, outcome: int | None
+) -> None:
+    online.fail(request_, outcome)
+    push(folder, card_folder, REPO)
+    assert online.faults == []
+    assert {name: content for name, content in online.files(REPO).items() if name != ".gitattributes"} == (
+        expected_files(folder, card_folder)
+    )
+    assert len(online.repo(REPO).commits) == 2
+
+
+def test_what_goes_on_failing_is_an_error_and_the_next_push_mends_it(
+    online: Hub, folder: Path, card_folder: Path, impatient: None
+) -> None:
+    online.fail("POST /api/models/.*/commit/.*", *[500] * 100)
+    with pytest.raises(PublishError, match=r"the Hub did not take the upload .*500.*run push again"):
+        push(folder, card_folder, REPO)
+    assert len(online.repo(REPO).commits) == 1
+    online.faults.clear()
+    online.requests.clear()
+    push(folder, card_folder, REPO)
+    assert not [request for request in online.requests if request.startswith("PUT")]
+    assert "encoder_model.onnx" in online.files(REPO)
+
+
+def test_a_refusal_is_not_tried_again(online: Hub, folder: Path, card_folder: Path, impatient: None) -> None:
+    online.fail("POST /api/models/.*/commit/.*", 403)
+    with pytest.raises(PublishError, match="the Hub did not take the upload .*403"):
+        push(folder, card_folder, REPO)
+    assert len([request for request in online.requests if "/commit/" in request]) == 1
+
+
+def test_a_pull_request_leaves_the_branch_as_it_is(
+    online: Hub, folder: Path, card_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "sample.mp3").write_bytes(b"their sound")
+    online.add_repo(REPO, tmp_path / "theirs")
+    report = push(folder, card_folder, REPO, create_pr=True)
+    assert report.pull_request_url == f"{online.endpoint}/{REPO}/discussions/1"
+    assert "encoder_model.onnx" not in online.files(REPO)
+    proposed = online.files(REPO, "refs/pr/1")
+    assert proposed["sample.mp3"] == b"their sound"
+    assert proposed.items() >= expected_files(folder, card_folder).items()
+
+
+@pytest.mark.parametrize("revision", [None, "next"])
+def test_a_pull_request_needs_something_to_go_to(
+    online: Hub, folder: Path, card_folder: Path, revision: str | None
+) -> None:
+    if revision:
+        push(folder, card_folder, REPO)
+    with pytest.raises(PublishError, match=f"no such {'revision next' if revision else 'repo'} for a pull request"):
+        push(folder, card_folder, REPO, create_pr=True, revision=revision)
+    assert not [branch for branch in online.repos.get(("model", REPO), Repo("", "", False)).branches if "pr" in branch]
+
+
+def test_the_same_again_sends_nothing(
+    online: Hub, folder: Path, card_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(folder, card_folder, REPO)
+    online.requests.clear()
+    assert push(folder, card_folder, REPO, create_pr=True).commit_url is None
+    assert "nothing changed: nothing was sent" in capsys.readouterr().out
+    assert not [request for request in online.requests if not request.startswith("GET")]
 
 
 def test_hidden_files_and_a_readme_of_the_folder_stay_at_home(online: Hub, folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""What is published: the files of an export and of its card, once they are known to belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qat_plugin.errors import PublishError
+from qat_plugin.files import sha256_of
+from qat_plugin.publishing.card import ARM, card_metadata, render_card
+from qat_plugin.publishing.document import read_object, read_parity
+from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
+
+Change = Literal["new", "changed", "unchanged", "unknown"]
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to publish: its path in the repo, where it lies, bytes, sha256, and what publishing does to it."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    change: Change = "unknown"
+
+
+def describe_files(files: Iterable[PlannedFile], remaining: Iterable[str], removed: Iterable[str]) -> list[str]:
+    """Lines of a report: every file with what happens to it, what is to be written, and what else is there."""
+    files, remaining = list(files), list(remaining)
+    lines = [f"  {file.change:9}  {file.size:>13,}  {file.sha256}  {file.name}" for file in files]
+    lines += [f"  removed    {name}" for name in removed]
+    changed = [file for file in files if file.change != "unchanged"]
+    lines.append(f"  {len(changed)} of {len(files)} files to send, {sum(file.size for file in changed):,} bytes")
+    if remaining:
+        lines.append(f"  already there and left alone: {', '.join(remaining)}")
+    return lines
+
+
+def split_remaining(present: Iterable[str], files: Iterable[PlannedFile]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the names `present` where `files` go: those that stay beside them, and those that must go.
+
+    Evaluation results of an earlier publication must: they would be shown as those of the new files.
+    """
+    others = sorted(set(present) - {file.name for file in files} - {".gitattributes"})
+    removed = tuple(name for name in others if name == EVAL_RESULTS_FILE)
+    return tuple(name for name in others if name not in removed), removed
+
+
+def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
+    """The files of an exported folder and of its card, under the names that they have in a repo.
+
+    Raises `PublishError` when the folder has no parity.json or one that failed, the files are not those that were
+    measured, or the card or its evaluation results show other figures than the results beside them.
+    """
+    read_parity(folder)
+    document = read_document(card_folder)
+    files = _collect(folder, card_folder)
+    _check_measured(folder, document, files)
+    _check_card(card_folder, document)
+    return files
+
+
+def read_document(card_folder: Path) -> dict[str, Any]:
+    """What the card was rendered from. Raises `PublishError` when `card_folder` is not what `write_card` wrote."""
+    path = card_folder / "results.json"
+    document = read_object(path, "qat-plugin card")
+    if ARM not in document.get("arms", {}) or "definitions" not in document:
+        raise PublishError(f"{path} is not what `qat-plugin card` writes, or holds no arm {ARM!r}: run it again")
+    return document
+
+
+def planned(name: str, path: Path) -> PlannedFile:
+    """A file with its size and digest."""
+    return PlannedFile(name, path, path.stat().st_size, sha256_of(path))
+
+
+def _collect(folder: Path, card_folder: Path) -> list[PlannedFile]:
+    card = card_folder / "README.md"
+    if not card.is_file():
+        raise PublishError(f"{card} is missing: run `qat-plugin card` first")
+    paths = {"README.md": card}
+    if (card_folder / EVAL_RESULTS_FILE).is_file():
+        paths[EVAL_RESULTS_FILE] = card_folder / EVAL_RESULTS_FILE
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and _is_sent(name):
+            paths[name] = path
+    return [planned(name, path) for name, path in paths.items()]
+
+
+def _is_sent(name: str) -> bool:
+    # The card is the README.md; hidden files are leftovers of tools.
+    return name != "README.md" and not any(part.startswith(".") for part in name.split("/"))
+
+
+def _check_measured(folder: Path, document: Mapping[str, Any], files: list[PlannedFile]) -> None:
+    measured = document["arms"][ARM]["files"]
+    present = {file.name: file.sha256 for file in files}
+    for name, entry in measured.items():
+        if not _is_sent(name):
+            continue
+        if name not in present:
+            raise PublishError(f"{folder / name} is missing, but the results were measured with it: export again")
+        if present[name] != entry["sha256"]:
+            raise PublishError(
+                f"{folder / name} has sha256 {present[name]}, the results were measured on {entry['sha256']}: "
+                "run `qat-plugin evaluate` on these files, then `qat-plugin card`"
+            )
+    for name in present:
+        if name.endswith((".onnx", ".onnx_data")) and name not in measured:
+            raise PublishError(f"{folder / name} is not among the measured files: remove it or evaluate again")
+
+
+def _check_card(card_folder: Path, document: Mapping[str, Any]) -> None:
+    """Prose may be edited by hand; the tables, the model-index and the evaluation results are those of the results."""
+    card, eval_results = card_folder / "README.md", card_folder / EVAL_RESULTS_FILE
+    tables = [line for line in render_card(document).splitlines() if line.startswith("|")]
+    model_index = card_metadata(document).to_yaml().partition("model-index:")[2].splitlines()
+    present = set(card.read_text(encoding="utf8").splitlines())
+    missing = [line for line in [*model_index, *tables] if line and line not in present]
+    if missing:
+        raise PublishError(
+            f"{card} does not show the results beside it; {len(missing)} lines are missing, the first is "
+            f"{missing[0].strip()!r}: run `qat-plugin card` again"
+        )
+    if render_eval_results(document) != (eval_results.read_text(encoding="utf8") if eval_results.is_file() else None):
+        raise PublishError(f"{eval_results} is not what results.json renders to: run `qat-plugin card` again")

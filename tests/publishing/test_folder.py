@@ -1,0 +1,78 @@
+"""What lies in a local folder after publishing to it, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from card_sample import DEFINITIONS
+
+from qat_plugin.errors import PublishError
+from qat_plugin.publishing import publish_to_folder, write_card
+from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE
+
+
+@pytest.fixture
+def folder(onnx_folders: dict[str, Path]) -> Path:
+    return onnx_folders["qat"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_holds_what_the_hub_would(folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "shared" / "model"
+    report = publish_to_folder(folder, card_folder, target)
+    assert content(target) == content(folder) | {"README.md": (card_folder / "README.md").read_bytes()}
+    assert {file.change for file in report.files} == {"new"}
+
+
+def test_again_only_what_changed_is_written(folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    publish_to_folder(folder, card_folder, target)
+    (target / "sample.mp3").write_bytes(b"theirs")
+    written = (target / "encoder_model.onnx").stat().st_mtime_ns
+    card = card_folder / "README.md"
+    card.write_text(card.read_text() + "\nA remark by hand.\n")
+    report = publish_to_folder(folder, card_folder, target)
+    assert {file.name for file in report.files if file.change != "unchanged"} == {"README.md"}
+    assert report.remaining == ("sample.mp3",)
+    assert (target / "README.md").read_bytes() == card.read_bytes()
+    assert (target / "encoder_model.onnx").stat().st_mtime_ns == written
+
+
+def test_figures_of_an_earlier_publication_go(
+    folder: Path, results_file: Path, tmp_path: Path, card_folder: Path
+) -> None:
+    benchmark = [{**DEFINITIONS[0], "task_id": "french"}, *DEFINITIONS[1:]]
+    write_card(results_file, folder, card_folder, corpora=benchmark)
+    publish_to_folder(folder, card_folder, tmp_path / "model")
+    assert (tmp_path / "model" / EVAL_RESULTS_FILE).is_file()
+    write_card(results_file, folder, card_folder, corpora=DEFINITIONS)
+    publish_to_folder(folder, card_folder, tmp_path / "model")
+    assert not (tmp_path / "model" / EVAL_RESULTS_FILE).exists()
+
+
+def test_dry_run_writes_nothing(
+    folder: Path, card_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_to_folder(folder, card_folder, tmp_path / "model", dry_run=True)
+    assert "6 of 6 files to send" in capsys.readouterr().out
+    assert not (tmp_path / "model").exists()
+
+
+def test_other_folders_are_left_alone(folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"x")
+    for target in (tmp_path / "photos", tmp_path / "photos" / "me.jpg"):
+        with pytest.raises(PublishError, match="holds something else than a published model"):
+            publish_to_folder(folder, card_folder, target)
+    (folder / "README.md").write_text("x")
+    with pytest.raises(PublishError, match="is the exported folder itself"):
+        publish_to_folder(folder, card_folder, folder)
+
+
+def test_what_the_hub_does_not_get_a_folder_does_not_get(folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    (folder / "parity.json").write_text('{"passed": false}')
+    with pytest.raises(PublishError, match="do not compute what was trained"):
+        publish_to_folder(folder, card_folder, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
