@@ -48,7 +48,8 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         *(f"![{path}]({path})" for path in plots),
         "## Errors",
         "Insertions stand apart, because a single clip that falls into a loop can add a hundred. 'Looping' counts such "
-        "clips, 'cut off' those whose transcript ran into the model's length limit.",
+        "clips, those that the loop guard ended included, 'cut off' those whose transcript ran into the model's length "
+        "limit.",
         _markdown_table(*_error_table(results), text_columns=2),
         "## Differences",
         "WER of an arm minus WER of another on the same utterances, with the paired 95 % interval; below 0 the arm is "
@@ -64,7 +65,7 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
             f"- {line}"
             for line in (
                 f"language {settings['language']}, task {settings['task']}, normalizer '{settings['normalizer']}', "
-                f"{_beams(settings)}, {_batch(settings)}, at most {settings['max_target_positions']} tokens a window",
+                f"{_search(settings)}, {_batch(settings)}, at most {settings['max_target_positions']} tokens a window",
                 f"intervals: bootstrap over utterances, {settings['bootstrap']['resamples']} resamples, seed "
                 f"{settings['bootstrap']['seed']}; several corpora are drawn from each by itself",
                 f"{_threads(settings)} on {environment['cores']} logical cores of "
@@ -226,9 +227,11 @@ def _threads(settings: Results) -> str:
     return "a thread for each physical core" if count is None else "1 thread" if count == 1 else f"{count} threads"
 
 
-def _beams(settings: Results) -> str:
+def _search(settings: Results) -> str:
     count = settings["num_beams"]
-    return "greedy" if count == 1 else f"{count} beams"
+    search = "greedy" if count == 1 else f"{count} beams"
+    # Results from before there was a guard do not name it.
+    return f"{search}, loops ended by a guard" if settings.get("loop_guard") else search
 
 
 def _batch(settings: Results) -> str:
