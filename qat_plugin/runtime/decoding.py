@@ -46,7 +46,8 @@ def language_and_task(generation_config: GenerationConfig, language: str | None,
     `language` may be a name or a code. Raises `ModelError` when the language or the task is unknown, missing, or not
     that of an English-only model.
     """
-    settings = generation_config.to_dict()
+    # Not `to_dict`, which copies all of it: this is asked for every clip.
+    settings = vars(generation_config)
     language = language if language is not None else settings.get("language")
     task = task if task is not None else settings.get("task") or "transcribe"
     code = None

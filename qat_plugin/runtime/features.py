@@ -15,8 +15,8 @@ Audio = NDArray[np.float32]
 def extract_features(extractor: WhisperFeatureExtractor, audios: Sequence[Audio]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features, float32 [clips, mels, frames], and attention mask, int32 [clips, frames], as `extractor` makes them.
 
-    The same to float32's rounding. `audios` are float32 [samples] at the extractor's rate. All are padded to one window or, where some are longer, to
-    the longest.
+    `audios` are float32 [samples] at the extractor's rate. All are padded to one window or, where some are longer, to the
+    longest. The values are the extractor's up to float32's rounding.
     """
     samples = max(len(audio) for audio in audios)
     if samples > extractor.n_samples:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import EosTokenCriteria, MaxLengthCriteria, StoppingCriteria
@@ -62,7 +61,7 @@ def search_greedily(
     sequences = torch.full((rows, max_length), pad_token_id)
     sequences[:, :length] = prompt
     ids = sequences.numpy()
-    unfinished = np.ones(rows, bool)
+    unfinished, ends = list(range(rows)), set(eos_token_ids)
     cache = DecoderCache()
     logits = decoder.start(prompt, hidden_states, cache)
     while True:
@@ -70,9 +69,11 @@ def search_greedily(
         for change in changes:
             changed = change(sequences[:, :length], scores)
             scores = scores if changed is None else changed
-        ids[unfinished, length] = scores.numpy().argmax(axis=-1)[unfinished]
-        unfinished &= ~np.isin(ids[:, length], eos_token_ids)
+        tokens = scores.numpy().argmax(axis=-1).tolist()
+        for row in unfinished:
+            ids[row, length] = tokens[row]
+        unfinished = [row for row in unfinished if tokens[row] not in ends]
         length += 1
-        if length >= max_length or not unfinished.any():
+        if length >= max_length or not unfinished:
             return sequences[:, :length].clone()
         logits = decoder.step(sequences[:, length - 1 : length], cache)
