@@ -267,11 +267,16 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         self, generation_config: GenerationConfig, logits_processor: Any, begin_index: int, *args: Any, **kwargs: Any
     ) -> Any:
         found = super()._retrieve_logit_processors(generation_config, logits_processor, begin_index, *args, **kwargs)
-        processors = [without_waste(processor, self.config.vocab_size) for processor in found or []]
+        processors = list(found or [])
         if self._guards_loops and generation_config.eos_token_id is not None:
             # Last, so that nothing takes the end token away again.
             processors.append(LoopGuard(int(np.min(generation_config.eos_token_id)), begin_index))
         return processors or None
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        # All there are: transformers 4 adds suppression here, too.
+        processors = super()._get_logits_processor(*args, **kwargs)
+        return LogitsProcessorList(without_waste(processor, self.config.vocab_size) for processor in processors)
 
     def _need_fallback(self, seek_sequence: torch.Tensor, *args: Any) -> tuple[bool, bool]:
         needs_fallback, should_skip = super()._need_fallback(seek_sequence, *args)

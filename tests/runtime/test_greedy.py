@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import SuppressTokensAtBeginLogitsProcessor, SuppressTokensLogitsProcessor
 
 from qat_plugin.runtime import QuantizedWhisper, modeling
 
@@ -40,9 +41,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets the number of rows whenever the greedy loop runs."""
     found: list[int] = []
 
-    def counting(decoder: Any, prompt: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    def counting(decoder: Any, prompt: torch.Tensor, states: Any, processors: Any, **options: Any) -> torch.Tensor:
         found.append(len(prompt))
-        return search(decoder, prompt, *arguments, **options)
+        slow = (SuppressTokensLogitsProcessor, SuppressTokensAtBeginLogitsProcessor)
+        assert not any(type(processor) in slow for processor in processors), "they search the vocabulary at every token"
+        return search(decoder, prompt, states, processors, **options)
 
     search = modeling.search_greedily
     monkeypatch.setattr(modeling, "search_greedily", counting)
