@@ -206,6 +206,12 @@ class EvaluationArguments:
         },
     )
     eval_num_beams: int = field(default=1, metadata={"help": "Beams of every arm; 1 is greedy."})
+    loop_guard: bool = field(
+        default=True,
+        metadata={
+            "help": "End a transcript that falls into a loop, in every arm; without, it runs to the length limit."
+        },
+    )
     eval_batch_size: int = field(
         default=1,
         metadata={"help": "Clips decoded together. int8 activations are quantized per batch: 1 is the finest."},

@@ -214,6 +214,7 @@ def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
                 task=recipe.model.task,
                 normalizer=evaluation.normalizer,
                 num_beams=evaluation.eval_num_beams,
+                loop_guard=evaluation.loop_guard,
                 batch_size=evaluation.eval_batch_size,
                 num_threads=evaluation.num_threads,
             )

@@ -54,7 +54,8 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         *(f"![{path}]({path})" for path in plots),
         "## Errors",
         "Insertions stand apart, because a single clip that falls into a loop can add a hundred. 'Looping' counts such "
-        "clips, 'cut off' those whose transcript ran into the model's length limit.",
+        "clips, those that the loop guard ended included, 'cut off' those whose transcript ran into the model's length "
+        "limit.",
         markdown_table(*_error_table(results), text_columns=2),
         *breakdown_sections(results),
         "## Differences",
@@ -72,7 +73,7 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
             f"- {line}"
             for line in (
                 f"language {settings['language']}, task {settings['task']}, "
-                f"{_beams(settings)}, {_batch(settings)}, at most {settings['max_target_positions']} tokens a window",
+                f"{_search(settings)}, {_batch(settings)}, at most {settings['max_target_positions']} tokens a window",
                 f"normalizer '{settings['normalizer']}', for references and transcripts alike: "
                 + NORMALIZERS[settings["normalizer"]],
                 interval_line(results),
@@ -213,9 +214,11 @@ def _threads(settings: Results) -> str:
     return "a thread for each physical core" if count is None else "1 thread" if count == 1 else f"{count} threads"
 
 
-def _beams(settings: Results) -> str:
+def _search(settings: Results) -> str:
     count = settings["num_beams"]
-    return "greedy" if count == 1 else f"{count} beams"
+    search = "greedy" if count == 1 else f"{count} beams"
+    # Results from before there was a guard do not name it.
+    return f"{search}, loops ended by a guard" if settings.get("loop_guard") else search
 
 
 def _batch(settings: Results) -> str:

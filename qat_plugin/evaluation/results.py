@@ -8,7 +8,7 @@
       "recipe": {field: value},                     as given
       "step_seconds": {step: seconds},              as given
       "environment": {cpu, cpu_flags, cores, architecture, system, python, packages: {name: version}},
-      "settings": {language, task, normalizer, num_beams, batch_size, num_threads, max_target_positions,
+      "settings": {language, task, normalizer, num_beams, loop_guard, batch_size, num_threads, max_target_positions,
                    generation_config: {...},
                    bootstrap: {resamples, seed, confidence, method}},
       "arms": {ARM: {"format": "float32" | "int8" | "int4",
@@ -32,7 +32,8 @@
       "cer": fraction, "character_errors", "reference_characters": int,
       "audio_seconds", "wall_seconds", "rtfx": float,
       "tokens": int,
-      "looping": int, "looping_ids": [id, ...],                    see `loops`
+      "looping": int, "looping_ids": [id, ...],                    see `loops`; those that the guard ended included
+      "loop_cut": int, "loop_cut_ids": [id, ...],                  ended by the loop guard
       "hit_length_limit": int, "hit_length_limit_ids": [id, ...],
       "utterances": int,
       "longest_insertion_run": int,                                words in a row that nobody said

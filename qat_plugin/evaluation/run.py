@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
 from qat_plugin.evaluation.wer import ErrorCounts, count_word_errors
 from qat_plugin.models import load_processor
 from qat_plugin.runtime.decoding import language_and_task
+from qat_plugin.runtime.features import extract_features
+from qat_plugin.runtime.logits import LoopGuard
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +34,13 @@ Audio = NDArray[np.float32]
 
 
 class SpeechModel(Protocol):
-    """What evaluation needs of a model; `QuantizedWhisper` has it, transformers' Whisper too."""
+    """What evaluation needs of a model; `QuantizedWhisper` has it."""
 
     config: Any
     generation_config: Any
 
-    def generate(self, input_features: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """As `WhisperForConditionalGeneration.generate`."""
+    def generate(self, input_features: torch.Tensor | None = None, *, loop_guard: bool = True, **kwargs: Any) -> Any:
+        """As `QuantizedWhisper.generate`."""
 
 
 class SpeechCorpus(Protocol):
@@ -71,6 +74,7 @@ def evaluate_arm(
     task: str,
     normalizer: str = "basic",
     num_beams: int = 1,
+    loop_guard: bool = True,
     batch_size: int = 1,
     num_threads: int | None = None,
     model: SpeechModel | None = None,
@@ -90,6 +94,7 @@ def evaluate_arm(
         language, task: as `generate` knows them; never guessed. The language is that of rows that do not tell theirs.
         normalizer: for the WER in the progress bar; transcripts are stored as they are.
         num_beams: 1 is greedy.
+        loop_guard: end what falls into a loop, see `qat_plugin.runtime.logits.LoopGuard`.
         batch_size: utterances that are decoded together, in the corpus' order.
         num_threads: of ONNX Runtime; None: its default, all physical cores.
         model: the model of `folder`, if the caller has it open, for the next corpus; its generation config is replaced
@@ -110,7 +115,7 @@ def evaluate_arm(
         from qat_plugin.runtime import QuantizedWhisper
 
         model = QuantizedWhisper.from_pretrained(folder, num_threads=num_threads)
-    decoder = _Decoder(model, processor, language=language, task=task, num_beams=num_beams)
+    decoder = _Decoder(model, processor, language=language, task=task, num_beams=num_beams, loop_guard=loop_guard)
     output = TranscriptFile(
         out_dir / corpus.name,
         arm,
@@ -146,19 +151,39 @@ def evaluate_arm(
     return output.path
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """One clip's text, its length in tokens, and what ended it before its time."""
+
+    text: str
+    tokens: int
+    hit_length_limit: bool
+    loop_cut: bool
+
+
 class _Decoder:
     """One model with the generation settings that all arms share."""
 
     def __init__(
-        self, model: SpeechModel, processor: WhisperProcessor, *, language: str, task: str, num_beams: int
+        self,
+        model: SpeechModel,
+        processor: WhisperProcessor,
+        *,
+        language: str,
+        task: str,
+        num_beams: int,
+        loop_guard: bool,
     ) -> None:
         self._model = model
         self._processor = processor
         self._limit: int = model.config.max_target_positions
+        self._end: int = model.generation_config.eos_token_id
         self._language, self._task = language, task
         self._asked(language)  # an unknown one must fail now
-        self._arguments = {
+        self._loop_guard = loop_guard
+        self._arguments: dict[str, Any] = {
             "num_beams": num_beams,
+            "loop_guard": loop_guard,
             "do_sample": False,
             "condition_on_prev_tokens": False,
         }
@@ -173,6 +198,7 @@ class _Decoder:
             "language": language,
             "task": task,
             "num_beams": num_beams,
+            "loop_guard": loop_guard,
             "max_target_positions": self._limit,
             "generation_config": decisive,
         }
@@ -195,19 +221,20 @@ class _Decoder:
             heard = self._generate([audios[i] for i in indices], languages, long_form=long_form)
             seconds = time.perf_counter() - start
             samples = sum(len(audios[i]) for i in indices)
-            for i, language, (text, tokens, hit_limit) in zip(indices, languages, heard, strict=True):
+            for i, language, found in zip(indices, languages, heard, strict=True):
                 transcripts[i] = Transcript(
                     id=rows[i]["id"],
                     batch=rows[0]["id"],
                     reference=rows[i]["text"],
-                    hypothesis=text,
-                    tokens=tokens,
+                    hypothesis=found.text,
+                    tokens=found.tokens,
                     duration=round(float(rows[i]["duration"]), 4),
                     seconds=round(seconds * len(audios[i]) / samples, 6),
                     speaker=rows[i].get("speaker"),
                     language=self._asked(language).get("language", "en"),
                     long_form=long_form,
-                    hit_length_limit=hit_limit,
+                    hit_length_limit=found.hit_length_limit,
+                    loop_cut=found.loop_cut,
                 )
         return [transcripts[i] for i in range(len(rows))]
 
@@ -215,37 +242,29 @@ class _Decoder:
         """Arguments of `generate`; none for a model that knows English only."""
         return language_and_task(self._model.generation_config, language, self._task)
 
-    def _generate(
-        self, audios: Sequence[Audio], languages: Sequence[str], *, long_form: bool
-    ) -> list[tuple[str, int, bool]]:
-        """Text, number of tokens, and whether generation was cut off, of each clip."""
-        extractor, tokenizer = self._processor.feature_extractor, self._processor.tokenizer
-        length = {"truncation": False, "padding": "longest"} if long_form else {}
-        features = extractor(
-            list(audios), sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True,
-            **length,
-        )  # fmt: skip
+    def _generate(self, audios: Sequence[Audio], languages: Sequence[str], *, long_form: bool) -> list[_Heard]:
+        features, attention_mask = extract_features(self._processor.feature_extractor, audios)
         asked: dict[str, Any] = dict(self._asked(languages[0]))
         if len(set(languages)) > 1:
             asked["language"] = [self._asked(language)["language"] for language in languages]
         output = self._model.generate(
-            features.input_features,
-            attention_mask=features.attention_mask,
+            features,
+            attention_mask=attention_mask,
             return_timestamps=long_form,
             return_segments=True,
             **asked,
             **self._arguments,
         )
-        texts = tokenizer.batch_decode(output["sequences"], skip_special_tokens=True)
+        texts = self._processor.tokenizer.batch_decode(output["sequences"], skip_special_tokens=True)
         heard = []
         for text, segments in zip(texts, output["segments"], strict=True):
             tokens = sum(len(segment["tokens"]) for segment in segments)
-            heard.append((text.strip(), tokens, any(self._was_cut(segment["result"]) for segment in segments)))
+            # All that was generated for a window, start tokens included and padded with the end token.
+            windows = [segment["result"].tolist() for segment in segments]
+            hit_length_limit = any(len(window) >= self._limit and window[-1] != self._end for window in windows)
+            loop_cut = self._loop_guard and any(LoopGuard.has_cut(w, self._end) for w in windows)
+            heard.append(_Heard(text.strip(), tokens, hit_length_limit, loop_cut))
         return heard
-
-    def _was_cut(self, result: torch.Tensor) -> bool:
-        # `result` is all that was generated for a window, start tokens included and padded with the end token.
-        return len(result) >= self._limit and int(result[-1]) != self._model.generation_config.eos_token_id
 
 
 class _Progress:

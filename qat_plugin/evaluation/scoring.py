@@ -53,7 +53,7 @@ def score(transcripts: list[Transcript], normalize: Normalizer) -> Scored:
         [t.speaker for t in transcripts],
         [count_word_errors(*pair) for pair in pairs],
         [count_character_errors(*pair) for pair in pairs],
-        [is_looping(*pair) for pair in pairs],
+        [t.loop_cut or is_looping(*pair) for t, pair in zip(transcripts, pairs, strict=True)],
         [longest_insertion_run(*pair) for pair in pairs],
     )
 
@@ -99,6 +99,7 @@ def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
     audio, wall = (sum(getattr(t, name) for t in part.transcripts) for name in ("duration", "seconds"))
     looping = [name for name, flag in zip(part.ids, part.looping, strict=True) if flag]
     cut = [name for name, t in zip(part.ids, part.transcripts, strict=True) if t.hit_length_limit]
+    guarded = [name for name, t in zip(part.ids, part.transcripts, strict=True) if t.loop_cut]
     return {
         "wer": rounded(words.wer),
         "wer_interval": _interval_to_json(interval),
@@ -116,6 +117,8 @@ def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
         "tokens": sum(t.tokens for t in part.transcripts),
         "looping": len(looping),
         "looping_ids": looping,
+        "loop_cut": len(guarded),
+        "loop_cut_ids": guarded,
         "hit_length_limit": len(cut),
         "hit_length_limit_ids": cut,
         **break_down(part),

@@ -37,6 +37,7 @@ class Transcript:
         language: code of Whisper's, that the model was told.
         long_form: longer than the model's window, hence decoded window by window.
         hit_length_limit: generation was cut off at the model's `max_target_positions`.
+        loop_cut: generation fell into a loop and was ended by the loop guard.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Transcript:
     language: str
     long_form: bool
     hit_length_limit: bool
+    loop_cut: bool
 
 
 class TranscriptFile:

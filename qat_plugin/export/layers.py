@@ -165,7 +165,11 @@ class Layers:
             # Ids of other parts read some row of this one, which is then not taken.
             last = graph.constant(np.int64(len(weight.integers) - 1))
             first = graph.constant(np.int64(start))
-            local = graph.op("Clip", [graph.op("Sub", [ids, first]), graph.constant(np.int64(0)), last]) if len(parts) > 1 else ids
+            local = (
+                graph.op("Clip", [graph.op("Sub", [ids, first]), graph.constant(np.int64(0)), last])
+                if len(parts) > 1
+                else ids
+            )
             rows = self._lookup(graph, name, weight, local)
             if found is None:
                 found = rows

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration, Whis
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from qat_plugin.errors import ModelError
+from qat_plugin.runtime.features import extract_features
 from qat_plugin.runtime.modeling import QuantizedWhisper
 
 
@@ -45,7 +46,8 @@ def language_and_task(generation_config: GenerationConfig, language: str | None,
     `language` may be a name or a code. Raises `ModelError` when the language or the task is unknown, missing, or not
     that of an English-only model.
     """
-    settings = generation_config.to_dict()
+    # Not `to_dict`, which copies all of it: this is asked for every clip.
+    settings = vars(generation_config)
     language = language if language is not None else settings.get("language")
     task = task if task is not None else settings.get("task") or "transcribe"
     code = None
@@ -87,22 +89,19 @@ def transcribe_audio(
     """Transcribe one audio, float32 [samples] at the feature extractor's rate (16 kHz), of any length.
 
     Audio beyond the model's window goes through Whisper's sequential algorithm, which needs timestamps, so that
-    segments come with it in any case. `generate_arguments` (num_beams, temperature, ...) go to `model.generate`.
+    segments come with it in any case. `generate_arguments` (num_beams, loop_guard, ...) go to `model.generate`.
     Raises `ModelError` as `language_and_task` does.
     """
     extractor = processor.feature_extractor
+    features, attention_mask = extract_features(extractor, [audio])
     is_long = len(audio) > extractor.n_samples
-    length = {"truncation": False, "padding": "longest"} if is_long else {}
-    features = extractor(
-        audio, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True, **length
-    )
+    asked: dict[str, Any] = {**language_and_task(model.generation_config, language, task), **generate_arguments}
     outputs = model.generate(
-        input_features=features.input_features,
-        attention_mask=features.attention_mask,
+        input_features=features,
+        attention_mask=attention_mask,
         return_timestamps=timestamps or is_long,
         return_segments=True,
-        **language_and_task(model.generation_config, language, task),
-        **generate_arguments,
+        **asked,
     )
     decode = processor.tokenizer.decode
     tokens = outputs["sequences"][0].tolist()

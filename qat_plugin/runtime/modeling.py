@@ -6,15 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, WhisperConfig
-from transformers.generation import SuppressTokensAtBeginLogitsProcessor, SuppressTokensLogitsProcessor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList, WhisperConfig
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError
 from qat_plugin.runtime.files import ModelFiles, find_model_files
+from qat_plugin.runtime.greedy import is_plain_greedy, search_greedily
+from qat_plugin.runtime.logits import LoopGuard, without_waste
 from qat_plugin.runtime.sessions import DecoderCache, DecoderSession, EncoderSession
 
 # What needs attention weights or hidden states, which the graphs do not give, or a cache that can be cropped.
@@ -30,34 +32,6 @@ _UNSUPPORTED = {
 
 # What generation calls the cache in its result: up to transformers 5.23, and since.
 _CACHES = ("past_key_values", "cache")
-
-
-class _SuppressTokens(SuppressTokensLogitsProcessor):
-    """Transformers' processor without its search through the whole vocabulary at every token, with the same result."""
-
-    def __init__(self, tokens: torch.Tensor, vocab_size: int) -> None:
-        self.suppress_tokens = _within(tokens, vocab_size)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_fill(1, self.suppress_tokens, -torch.inf)
-
-
-class _SuppressTokensAtBegin(SuppressTokensAtBeginLogitsProcessor):
-    """As `_SuppressTokens`, for the first generated token."""
-
-    def __init__(self, tokens: torch.Tensor, begin_index: int, vocab_size: int) -> None:
-        self.begin_suppress_tokens = _within(tokens, vocab_size)
-        self.begin_index = begin_index
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if input_ids.shape[-1] != self.begin_index:
-            return scores
-        return scores.index_fill(1, self.begin_suppress_tokens, -torch.inf)
-
-
-def _within(tokens: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """The ids that exist: some configs list others (-1, or none at all, which makes a float tensor)."""
-    return tokens[(tokens >= 0) & (tokens < vocab_size)].long()
 
 
 class _Encoder(torch.nn.Module):
@@ -100,7 +74,8 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
     """A Whisper exported by `qat-plugin export`, float or quantized, run by ONNX Runtime on the CPU.
 
     `generate` is transformers' own: language, task, beams, timestamps, prompts, temperature fallback, and the
-    sequential algorithm for features longer than the model's window (with their attention_mask). It can be the model of
+    sequential algorithm for features longer than the model's window (with their attention_mask). Of its loops over tokens
+    the greedy one is replaced by a faster one of the same result. It can be the model of
     `pipeline("automatic-speech-recognition", model=..., tokenizer=..., feature_extractor=...)`.
 
     Attributes:
@@ -133,6 +108,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         stride = 1 if encoder_context is None else encoder_context.stride
         self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads, stride)))
         self._decoder = DecoderSession(files.decoder, config, num_threads)
+        self._guards_loops = True  # only within `generate`, which sets it
         self.generation_config = GenerationConfig.from_pretrained(files.settings)
         self.eval()
 
@@ -180,8 +156,11 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         return self.model.encoder
 
     @torch.no_grad()
-    def generate(self, input_features: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(self, input_features: torch.Tensor | None = None, *, loop_guard: bool = True, **kwargs: Any) -> Any:
         """Transcribe features, float32 [batch, mels, frames]: `WhisperForConditionalGeneration.generate`.
+
+        With `loop_guard` a row that falls into a loop ends there (see `LoopGuard`); False lets it go on to the length
+        limit, as transformers does. The other arguments are transformers'.
 
         Returns token ids, int64 [batch, tokens], or what the arguments ask for. Raises `ModelError` for the few
         arguments that the graphs cannot serve.
@@ -197,6 +176,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self.model.encoder.remember(True)
+        self._guards_loops = loop_guard
         try:
             return super().generate(input_features, **kwargs)
         finally:
@@ -258,17 +238,54 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         if generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = DecoderCache()
 
-    def _retrieve_logit_processors(self, *args: Any, **kwargs: Any) -> Any:
-        def faster(processor: Any) -> Any:
-            if type(processor) is SuppressTokensLogitsProcessor:
-                return _SuppressTokens(processor.suppress_tokens, self.config.vocab_size)
-            if type(processor) is SuppressTokensAtBeginLogitsProcessor:
-                tokens, begin = processor.begin_suppress_tokens, processor.begin_index
-                return _SuppressTokensAtBegin(tokens, begin, self.config.vocab_size)
-            return processor
+    def _sample(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        # Transformers' loop of greedy search and of sampling, for which everything is prepared here.
+        if streamer is not None or not is_plain_greedy(generation_config, stopping_criteria, model_kwargs):
+            arguments = (input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer)
+            return super()._sample(*arguments, **model_kwargs)
+        limit, end = stopping_criteria
+        return search_greedily(
+            self._decoder,
+            input_ids,
+            model_kwargs["encoder_outputs"][0],
+            logits_processor,
+            max_length=limit.max_length,
+            eos_token_ids=end.eos_token_id.tolist(),
+            pad_token_id=int(generation_config._pad_token_tensor),
+        )
 
-        processors = super()._retrieve_logit_processors(*args, **kwargs)
-        return processors and [faster(processor) for processor in processors]
+    def _retrieve_logit_processors(
+        self, generation_config: GenerationConfig, logits_processor: Any, begin_index: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        found = super()._retrieve_logit_processors(generation_config, logits_processor, begin_index, *args, **kwargs)
+        processors = list(found or [])
+        if self._guards_loops and generation_config.eos_token_id is not None:
+            # Last, so that nothing takes the end token away again.
+            processors.append(LoopGuard(int(np.min(generation_config.eos_token_id)), begin_index))
+        return processors or None
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        # All there are: transformers 4 adds suppression here, too.
+        processors = super()._get_logits_processor(*args, **kwargs)
+        return LogitsProcessorList(without_waste(processor, self.config.vocab_size) for processor in processors)
+
+    def _need_fallback(self, seek_sequence: torch.Tensor, *args: Any) -> tuple[bool, bool]:
+        needs_fallback, should_skip = super()._need_fallback(seek_sequence, *args)
+        _, _, _, generation_config, *_ = args
+        if self._guards_loops and generation_config.compression_ratio_threshold is not None and not should_skip:
+            # Cut short, a loop no longer has the compression ratio that would tell it.
+            eos_token_id = int(np.min(generation_config.eos_token_id))
+            needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), eos_token_id)
+        return needs_fallback, should_skip
 
     def _expand_inputs_for_generation(
         self, *args: Any, encoder_outputs: BaseModelOutput | None = None, **kwargs: Any

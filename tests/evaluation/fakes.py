@@ -104,7 +104,7 @@ def write_transcripts(
 ) -> Path:
     """A finished file of (reference, hypothesis) pairs, two seconds of audio and half a second of work each."""
     values = {
-        "arm": arm, "corpus": corpus, "language": "french", "task": "transcribe", "num_beams": 1,
+        "arm": arm, "corpus": corpus, "language": "french", "task": "transcribe", "num_beams": 1, "loop_guard": True,
         "max_target_positions": 448, "generation_config": {"max_length": 448}, "batch_size": 1, "num_threads": 2,
         "environment": ENVIRONMENT, "files": files, **settings,
     }  # fmt: skip
@@ -112,7 +112,7 @@ def write_transcripts(
     transcripts = [
         Transcript(
             id=f"u{i}", batch=f"u{i}", reference=reference, hypothesis=hypothesis, tokens=len(hypothesis), duration=2.0,
-            seconds=0.5, speaker=f"s{i % 3}", language="fr", long_form=False, hit_length_limit=False,
+            seconds=0.5, speaker=f"s{i % 3}", language="fr", long_form=False, hit_length_limit=False, loop_cut=False,
         )
         for i, (reference, hypothesis) in enumerate(texts)
     ]  # fmt: skip

@@ -150,7 +150,8 @@ def test_what_decided_is_told(run: Run) -> None:
     assert results["step_seconds"] == {"train": 61.2}
     assert results["environment"] == ENVIRONMENT
     assert results["settings"] == {
-        "normalizer": "basic", "language": "french", "task": "transcribe", "num_beams": 1, "max_target_positions": 448,
+        "normalizer": "basic", "language": "french", "task": "transcribe", "num_beams": 1, "loop_guard": True,
+        "max_target_positions": 448,
         "generation_config": {"max_length": 448}, "batch_size": 1, "num_threads": 2,
         "bootstrap": {"resamples": 100, "seed": 1, "confidence": 0.95, "method": "expanded percentile"},
     }  # fmt: skip
@@ -181,6 +182,7 @@ def test_without_the_float_arm(run: Run) -> None:
     ("setting", "value"),
     [
         ("num_beams", 5),
+        ("loop_guard", False),
         ("language", "english"),
         ("task", "translate"),
         ("batch_size", 8),

@@ -54,6 +54,7 @@ def test_transcripts_and_what_the_model_was_asked(folder: Path, tmp_path: Path) 
     expected = {
         "id": "clip1", "batch": "clip1", "reference": "merci", "hypothesis": "merci bien", "tokens": 10,
         "duration": 0.5, "speaker": "s1", "language": "fr", "long_form": False, "hit_length_limit": False,
+        "loop_cut": False,
     }  # fmt: skip
     assert without_times(path)[1] == expected
     assert [line["id"] for line in lines(path)] == [f"clip{i}" for i in range(5)]
@@ -62,9 +63,10 @@ def test_transcripts_and_what_the_model_was_asked(folder: Path, tmp_path: Path) 
     assert [call["heard"] for call in model.calls][:3] == [["bonjour à tous"], ["bonjour à tous"], ["merci bien"]]
     assert len(model.calls) == 6
     for call in model.calls:
-        asked = {k: call[k] for k in ("language", "task", "num_beams", "do_sample", "return_timestamps")}
-        assert asked == {
-            "language": "fr", "task": "transcribe", "num_beams": 3, "do_sample": False, "return_timestamps": False,
+        names = ("language", "task", "num_beams", "loop_guard", "do_sample", "return_timestamps")
+        assert {k: call[k] for k in names} == {
+            "language": "fr", "task": "transcribe", "num_beams": 3, "loop_guard": True, "do_sample": False,
+            "return_timestamps": False,
         }  # fmt: skip
         assert call["condition_on_prev_tokens"] is False
         assert call["features"] == (1, 80, 3000)
@@ -188,7 +190,8 @@ def test_rows_that_are_gone_and_changed_texts(folder: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [("beams", "num_beams: 1 → 4"), ("file", r"files.encoder_model.onnx.sha256: '\w+' → '\w+'"),
+    [("beams", "num_beams: 1 → 4"), ("guard", "loop_guard: True → False"),
+     ("file", r"files.encoder_model.onnx.sha256: '\w+' → '\w+'"),
      ("batch", "batch_size: 1 → 2")],
 )  # fmt: skip
 def test_other_settings_begin_anew(
@@ -198,7 +201,7 @@ def test_other_settings_begin_anew(
     before = path.read_bytes()
     if change == "file":
         (folder / "encoder_model.onnx").write_bytes(b"trained a little longer".ljust(1000))
-    arguments = {"beams": {"num_beams": 4}, "batch": {"batch_size": 2}}.get(change, {})
+    arguments = {"beams": {"num_beams": 4}, "guard": {"loop_guard": False}, "batch": {"batch_size": 2}}.get(change, {})
     model = FakeModel(folder, [*REFERENCES[:4], "un deux"])
     evaluate(folder, ToneCorpus(), tmp_path, model, **arguments)
     assert lines(path)[4]["hypothesis"] == "un deux" and len(lines(path)) == 5
@@ -249,6 +252,15 @@ def test_length_limit_is_flagged(folder: Path, tmp_path: Path) -> None:
     assert [line["hit_length_limit"] for line in lines(path)] == [False, True, False]
 
 
+def test_what_the_guard_cut_is_flagged(folder: Path, tmp_path: Path) -> None:
+    """Four times in a row, sixteen tokens: only a guard ends there."""
+    said = ["je ne sais pas, " * 4, "je ne sais pas, " * 3, "non"]
+    for guard, expected in ((True, [True, False, False]), (False, [False, False, False])):
+        out = tmp_path / str(guard)
+        path = evaluate(folder, ToneCorpus(["a", "b", "c"]), out, FakeModel(folder, said), loop_guard=guard)
+        assert [line["loop_cut"] for line in lines(path)] == expected
+
+
 class Slow(FakeModel):
     """The first call takes long, as that of a fresh session does."""
 
@@ -265,14 +277,22 @@ def test_time_is_warm_and_shared_by_duration(folder: Path, tmp_path: Path) -> No
     assert second["seconds"] == pytest.approx(3 * first["seconds"], rel=1e-3)
 
 
+class Unguarded(WhisperForConditionalGeneration):
+    """Transformers' Whisper, which has no guard to turn off."""
+
+    def generate(self, *arguments: Any, loop_guard: bool, **options: Any) -> Any:
+        assert not loop_guard
+        return super().generate(*arguments, **options)
+
+
 def test_on_a_real_whisper_the_limit_is_the_models_own(folder: Path, tmp_path: Path, tiny_whisper_dir: Path) -> None:
     """Configs with lengths of 20 and 225 are about: generation must not end there."""
-    model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper_dir).eval()
+    model = Unguarded.from_pretrained(tiny_whisper_dir).eval()
     model.generation_config.max_new_tokens = 20
     model.generation_config.max_length = 25
     # Without the end token a transcript has no other end; timestamps would make more windows of it.
     end, first_timestamp = model.generation_config.eos_token_id, model.generation_config.no_timestamps_token_id + 1
     model.generation_config.suppress_tokens = [end, *range(first_timestamp, model.config.vocab_size)]
-    path = evaluate(folder, ToneCorpus(["un", "deux"]), tmp_path, model, batch_size=2)
+    path = evaluate(folder, ToneCorpus(["un", "deux"]), tmp_path, model, batch_size=2, loop_guard=False)
     assert [line["hit_length_limit"] for line in lines(path)] == [True, True]
     assert [line["tokens"] for line in lines(path)] == [444, 444]

@@ -58,13 +58,15 @@ def measure(root: Path, folders: dict[str, Path], recipe: dict[str, Any]) -> Pat
     """results.json that the real evaluation makes of these transcripts."""
     environment = {"cpu": "Some CPU", "cpu_flags": ["avx2"], "cores": 2, "architecture": "x86_64", "system": "Linux",
                    "python": "3.11.7", "packages": {"qat_plugin": "0.1.0", "onnxruntime": "1.31.1"}}  # fmt: skip
-    settings = {"language": "french", "task": "transcribe", "num_beams": 1, "max_target_positions": 448,
+    settings = {"language": "french", "task": "transcribe", "num_beams": 1, "loop_guard": True, "max_target_positions": 448,
                 "generation_config": {}, "batch_size": 1, "num_threads": 2, "environment": environment}  # fmt: skip
     for corpus, take in (("studio", slice(None)), ("calls", slice(0, 2))):
         for arm, hypotheses in HYPOTHESES.items():
             own = {"arm": arm, "corpus": corpus, "files": list_files(folders[arm])}
             lines = [
-                Transcript(f"u{i}", f"u{i}", reference, hypothesis, 9, 2.5, SECONDS[arm], None, "fr", False, False)
+                Transcript(
+                    f"u{i}", f"u{i}", reference, hypothesis, 9, 2.5, SECONDS[arm], None, "fr", False, False, False
+                )
                 for i, (reference, hypothesis) in enumerate(zip(REFERENCES[take], hypotheses[take], strict=True))
             ]
             file = TranscriptFile(root / corpus, arm, {**own, **settings})
