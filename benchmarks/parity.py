@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
+from figures import figure, write_results
 from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import WhisperForConditionalGeneration
@@ -25,20 +25,13 @@ from qat_plugin.data.corpora import data_definition
 from qat_plugin.data.loading import load_corpus
 from qat_plugin.data.rows import RowFilter
 from qat_plugin.encoder_context import encoder_context_of, in_context
-from qat_plugin.evaluation.environment import describe_environment
 from qat_plugin.evaluation.normalizer import get_normalizer
 from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
 from qat_plugin.models import load_fake_quant, load_processor
 from qat_plugin.runtime import QuantizedWhisper
-from qat_plugin.steps import git_commit
 
 MIN_IDENTICAL = {"int4": 0.99, "int8": 0.97}
 MAX_SIZE = {"int4": 0.17, "int8": 0.30}
-
-
-def figure(name: str, value: float, unit: str, bar: float, *, at_least: bool = False) -> dict[str, object]:
-    meets = value >= bar if at_least else value <= bar
-    return {"name": name, "value": value, "unit": unit, "bar": f"{'>=' if at_least else '<='} {bar}", "meets": meets}
 
 
 def folder_bytes(folder: Path) -> int:
@@ -131,18 +124,8 @@ def main() -> None:
     if options.float_onnx:
         share = folder_bytes(options.onnx) / folder_bytes(options.float_onnx)
         figures.append(figure("size of all files, share of the float ONNX", share, "share", MAX_SIZE[options.target]))
-    result = {
-        "machine": describe_environment(), "commit": git_commit(), "command": " ".join(["python", *sys.argv]),
-        "identical_tokens": {name: count / len(corpus) for name, count in identical.items()}, "wer": wer, "figures": figures,
-    }  # fmt: skip
-    path = Path(__file__).parent / "results" / f"parity-{options.target}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-    for entry in figures:
-        print(
-            f"{'ok  ' if entry['meets'] else 'FAIL'} {entry['name']}: {entry['value']:.6g} {entry['unit']} ({entry['bar']})"
-        )
-    print(path)
+    shares = {name: count / len(corpus) for name, count in identical.items()}
+    write_results(f"parity-{options.target}", figures, identical_tokens=shares, wer=wer)
 
 
 if __name__ == "__main__":

