@@ -18,7 +18,7 @@ def scored(rows: list[tuple[str, str, float, str | None]]) -> Scored:
     transcripts = [
         Transcript(
             id=f"u{i}", batch=f"u{i}", reference=reference, hypothesis=hypothesis, tokens=1, duration=seconds, seconds=0.1,
-            speaker=speaker, language="fr", long_form=False, hit_length_limit=False,
+            speaker=speaker, language="fr", long_form=False, hit_length_limit=False, loop_cut=False,
         )
         for i, (reference, hypothesis, seconds, speaker) in enumerate(rows)
     ]  # fmt: skip
