@@ -95,7 +95,8 @@ def test_the_demo_tests_on_speech_it_does_not_train_on() -> None:
         recipe = load_recipe(name)
         assert recipe.data.train_data[0] == "demo-data/speech/tuxpaint_fr/manifest.jsonl"
         assert not set(recipe.data.train_data) & set(recipe.evaluation.test_data)
-        assert recipe.evaluation.test_data == ["demo-data/speech/asterisk_fr/manifest.jsonl"]
+        tested = [f"demo-data/speech/{corpus}/manifest.jsonl" for corpus in ("asterisk_fr", "asterisk_fr_long")]
+        assert recipe.evaluation.test_data == tested
         assert recipe.quantization.target == "int4"
 
 

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from qat_plugin.demo.hygiene import check_hygiene
-from qat_plugin.demo.speech import fetch_speech
+from qat_plugin.demo.long_clips import make_long_clips
+from qat_plugin.demo.speech import describe, fetch_speech
 from qat_plugin.demo.weights import fetch_whisper_base
 
 TEST_CORPUS = "asterisk_fr"
@@ -31,5 +32,7 @@ def fetch_all(data_dir: Path, *, full: bool, allow_other_versions: bool = False)
     manifests = fetch_speech(data_dir, full=full, allow_other_versions=allow_other_versions)
     test = manifests.pop(TEST_CORPUS)
     report = check_hygiene(test, list(manifests.values()), min_words=MIN_TEST_WORDS)
+    long = describe(make_long_clips(test, min_words=MIN_TEST_WORDS))
+    print(f"[demo] {TEST_CORPUS}_long, prompts of {TEST_CORPUS} one after the other: {long}", flush=True)
     print(f"[demo] {TEST_CORPUS} against {', '.join(manifests)}: {report}", flush=True)
     print(f"[demo] data ready in {time.perf_counter() - started:.1f} s", flush=True)
