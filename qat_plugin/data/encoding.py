@@ -78,7 +78,7 @@ class SampleEncoder:
         self.processor = processor
         self.language, self.task = language, task
         set_language(processor, language, task)
-        self._prefix_language = language
+        self._prefixes = {language: list(processor.tokenizer.prefix_tokens)}
         self.return_attention_mask = return_attention_mask
         self.window = processor.feature_extractor.n_samples / SAMPLING_RATE  # seconds that one sample may last
         self.num_special = len(processor.tokenizer("").input_ids)
@@ -86,10 +86,12 @@ class SampleEncoder:
     def prefix(self, language: str | None) -> list[int]:
         """The start tokens of a transcript in `language` (None: the encoder's own)."""
         language = language or self.language
-        if language != self._prefix_language:
+        if language not in self._prefixes:
             set_language(self.processor, language, self.task)
-            self._prefix_language = language
-        return list(self.processor.tokenizer.prefix_tokens)
+            self._prefixes[language] = list(self.processor.tokenizer.prefix_tokens)
+            # The tokenizer is saved with the model, and is to say the model's language.
+            set_language(self.processor, self.language, self.task)
+        return self._prefixes[language]
 
     def encode(self, audio: NDArray[np.float32], text: str | None, language: str | None = None) -> dict[str, Any]:
         """One sample.
@@ -120,10 +122,11 @@ class SampleEncoder:
         if self.return_attention_mask:
             sample["attention_mask"] = np.asarray(features["attention_mask"][0], dtype=np.int32)
         if text is not None:
-            self.prefix(language)
+            tokenizer = self.processor.tokenizer
             is_blank_free = self.task == "transcribe" and language_code(language or self.language) in _BLANK_FREE
             spoken = text.strip() if is_blank_free else f" {text.strip()}"
-            sample["labels"] = list(self.processor.tokenizer(spoken).input_ids)
+            tokens = tokenizer(spoken, add_special_tokens=False).input_ids
+            sample["labels"] = [*self.prefix(language), *tokens, tokenizer.eos_token_id]
         return sample
 
     def text_tokens(self, texts: Sequence[str | None]) -> list[int | None]:

@@ -64,6 +64,8 @@ def test_a_label_begins_with_a_blank_where_whispers_own_transcripts_do(
 ) -> None:
     encoder = SampleEncoder(processor, language="fr", task=task)
     labels = encoder.encode(np.zeros(16000, np.float32), "ah ", language)["labels"]
+    # What is saved with the model says the model's own language.
+    assert processor.tokenizer.language == "fr"
     assert processor.tokenizer.decode(labels, skip_special_tokens=True) == label
 
 
