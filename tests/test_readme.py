@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-MEASURED = ROOT / "model_cards" / "whisper-base-fr-int4-demo" / "results.json"
+DEMO = ROOT / "model_cards" / "whisper-base-fr-int4-demo" / "results.json"
+QUALITY = ROOT / "benchmarks" / "results" / "quality-int4.json"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
@@ -49,22 +50,25 @@ def test_python_blocks_compile(code):
     compile(code, "README.md", "exec")
 
 
-def test_the_table_is_that_of_the_committed_results():
-    report = render_report(json.loads(MEASURED.read_text(encoding="utf8")))
+@pytest.mark.parametrize("path", [DEMO, QUALITY])
+def test_tables_are_those_of_the_committed_results(path):
+    report = render_report(json.loads(path.read_text(encoding="utf8")))
     table = [line for line in report.split("##")[0].splitlines() if line.startswith("|")]
     assert len(table) > 3
     missing = [line for line in table if line not in README]
     assert not missing
 
 
-def test_what_the_demo_lost_is_said():
-    versus = json.loads(MEASURED.read_text(encoding="utf8"))["measurements"]["qat"]["asterisk_fr"]["versus"]["ptq-gptq"]
-    assert versus["beyond_interval"] and f"{100 * versus['difference']:.2f} points worse than `ptq-gptq`" in README
-
-
-def test_the_points_are_those_of_the_benchmark():
-    results = json.loads((ROOT / "benchmarks" / "results" / "quality-int4.json").read_text(encoding="utf8"))
-    pooled, text = results["pooled"], " ".join(README.split())
-    costs = [100 * pooled[arm]["versus"]["fp"]["difference"] for arm in ("ptq-rtn", "ptq-gptq")]
-    assert f"plain rounding costs {costs[0]:.1f} points and GPTQ in this format {costs[1]:.1f}" in text
-    assert f"training, {results['recipe']['max_steps']} steps" in text and pooled["qat"]["looping"] == 1
+def test_what_training_wins_is_what_the_benchmark_measured():
+    results = json.loads(QUALITY.read_text(encoding="utf8"))
+    versus, text = results["pooled"]["qat"]["versus"], " ".join(README.split())
+    assert (
+        f"trained {results['recipe']['max_steps']} steps, {results['step_seconds']['train'] / 60:.0f} minutes" in text
+    )
+    assert f"{100 * versus['fp']['difference']:.2f} points from float" in text and not versus["fp"]["beyond_interval"]
+    assert all(versus[f"ptq-{rival}"]["interval"][1] < 0 for rival in ("rtn", "kquant", "hqq", "mse"))
+    gptq = versus["ptq-gptq"]
+    assert f"{-100 * gptq['difference']:.2f} points better than GPTQ" in text and gptq["interval"][1] > 0
+    assert f"(p = {gptq['p_value']:.2f})" in text
+    won = next(f["value"] for f in results["figures"] if f["name"].endswith("recovered, words"))
+    assert "half of what is left to win" in text and abs(won - 0.5) < 0.05
