@@ -212,6 +212,13 @@ class EvaluationArguments:
             "help": "End a transcript that falls into a loop, in every arm; without, it runs to the length limit."
         },
     )
+    long_form: Literal["sequential", "chunked"] = field(
+        default="sequential",
+        metadata={
+            "help": "Test clips beyond the model's window: 'sequential', window by window, each from where the last one "
+            "ended; 'chunked', in overlapping chunks, as transformers' pipeline does with chunk_length_s."
+        },
+    )
     eval_batch_size: int = field(
         default=1,
         metadata={"help": "Clips decoded together. int8 activations are quantized per batch: 1 is the finest."},

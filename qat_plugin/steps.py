@@ -215,6 +215,7 @@ def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
                 normalizer=evaluation.normalizer,
                 num_beams=evaluation.eval_num_beams,
                 loop_guard=evaluation.loop_guard,
+                long_form=evaluation.long_form,
                 batch_size=evaluation.eval_batch_size,
                 num_threads=evaluation.num_threads,
             )

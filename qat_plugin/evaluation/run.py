@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import WhisperProcessor
 
 from qat_plugin.errors import EvaluationError
+from qat_plugin.evaluation.decoder import Audio, Decoder, LongForm, SpeechModel
 from qat_plugin.evaluation.environment import describe_environment
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.normalizer import Normalizer, get_normalizer
 from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
 from qat_plugin.evaluation.wer import ErrorCounts, count_word_errors
 from qat_plugin.models import load_processor
-from qat_plugin.runtime.decoding import language_and_task
-from qat_plugin.runtime.features import extract_features
-from qat_plugin.runtime.logits import LoopGuard
 
 logger = logging.getLogger(__name__)
-
-Audio = NDArray[np.float32]
-
-
-class SpeechModel(Protocol):
-    """What evaluation needs of a model; `QuantizedWhisper` has it."""
-
-    config: Any
-    generation_config: Any
-
-    def generate(self, input_features: torch.Tensor | None = None, *, loop_guard: bool = True, **kwargs: Any) -> Any:
-        """As `QuantizedWhisper.generate`."""
 
 
 class SpeechCorpus(Protocol):
@@ -75,14 +54,16 @@ def evaluate_arm(
     normalizer: str = "basic",
     num_beams: int = 1,
     loop_guard: bool = True,
+    long_form: LongForm = "sequential",
     batch_size: int = 1,
     num_threads: int | None = None,
     model: SpeechModel | None = None,
 ) -> Path:
     """Transcribe a corpus with the ONNX files of one arm, continuing what an earlier call began.
 
-    Clips that fit the model's window are padded to it as audio; longer ones keep every feature and are decoded window
-    by window with timestamps (`long_form` in the transcripts). Beam or greedy search without sampling; generation ends
+    Clips that fit the model's window are padded to it as audio. Longer ones (`long_form` in the transcripts) are decoded
+    as `long_form` says: "sequential", window by window with timestamps, each beginning where the last one ended, or
+    "chunked", see `qat_plugin.runtime.chunks`. Beam or greedy search without sampling; generation ends
     at the model's own `max_target_positions`. The first batch is run once before timing starts. Time includes features,
     generation and text, not the reading of audio files.
 
@@ -95,6 +76,7 @@ def evaluate_arm(
         normalizer: for the WER in the progress bar; transcripts are stored as they are.
         num_beams: 1 is greedy.
         loop_guard: end what falls into a loop, see `qat_plugin.runtime.logits.LoopGuard`.
+        long_form: what is done with clips beyond the model's window.
         batch_size: utterances that are decoded together, in the corpus' order.
         num_threads: of ONNX Runtime; None: its default, all physical cores.
         model: the model of `folder`, if the caller has it open, for the next corpus; its generation config is replaced
@@ -115,7 +97,9 @@ def evaluate_arm(
         from qat_plugin.runtime import QuantizedWhisper
 
         model = QuantizedWhisper.from_pretrained(folder, num_threads=num_threads)
-    decoder = _Decoder(model, processor, language=language, task=task, num_beams=num_beams, loop_guard=loop_guard)
+    decoder = Decoder(
+        model, processor, language=language, task=task, num_beams=num_beams, loop_guard=loop_guard, long_form=long_form
+    )
     output = TranscriptFile(
         out_dir / corpus.name,
         arm,
@@ -149,122 +133,6 @@ def evaluate_arm(
         raise EvaluationError(f"corpus {corpus.name!r}: holds no utterance, there is nothing to evaluate")
     output.finish(finished)
     return output.path
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """One clip's text, its length in tokens, and what ended it before its time."""
-
-    text: str
-    tokens: int
-    hit_length_limit: bool
-    loop_cut: bool
-
-
-class _Decoder:
-    """One model with the generation settings that all arms share."""
-
-    def __init__(
-        self,
-        model: SpeechModel,
-        processor: WhisperProcessor,
-        *,
-        language: str,
-        task: str,
-        num_beams: int,
-        loop_guard: bool,
-    ) -> None:
-        self._model = model
-        self._processor = processor
-        self._limit: int = model.config.max_target_positions
-        self._end: int = model.generation_config.eos_token_id
-        self._language, self._task = language, task
-        self._asked(language)  # an unknown one must fail now
-        self._loop_guard = loop_guard
-        self._arguments: dict[str, Any] = {
-            "num_beams": num_beams,
-            "loop_guard": loop_guard,
-            "do_sample": False,
-            "condition_on_prev_tokens": False,
-        }
-        # In the model's config, because as an argument of generate() a None does not undo a max_new_tokens there.
-        generation = copy.deepcopy(model.generation_config)
-        generation.max_new_tokens = None
-        generation.max_length = self._limit
-        model.generation_config = generation
-        decisive = generation.to_diff_dict()
-        decisive.pop("transformers_version", None)
-        self.settings = {
-            "language": language,
-            "task": task,
-            "num_beams": num_beams,
-            "loop_guard": loop_guard,
-            "max_target_positions": self._limit,
-            "generation_config": decisive,
-        }
-
-    def warm_up(self, audios: Sequence[Audio]) -> None:
-        """Run a batch without timing it: the first one allocates, prepacks and picks kernels."""
-        window = self._processor.feature_extractor.n_samples
-        self._generate([audio[:window] for audio in audios], [self._language] * len(audios), long_form=False)
-
-    def transcribe(self, rows: Sequence[dict[str, Any]], audios: Sequence[Audio]) -> list[Transcript]:
-        """Transcripts in the order of the rows: short clips together, long ones each alone."""
-        window = self._processor.feature_extractor.n_samples
-        short = [i for i, audio in enumerate(audios) if len(audio) <= window]
-        groups = [(short, False)] if short else []
-        groups += [([i], True) for i, audio in enumerate(audios) if len(audio) > window]
-        transcripts: dict[int, Transcript] = {}
-        for indices, long_form in groups:
-            start = time.perf_counter()
-            languages = [rows[i].get("language") or self._language for i in indices]
-            heard = self._generate([audios[i] for i in indices], languages, long_form=long_form)
-            seconds = time.perf_counter() - start
-            samples = sum(len(audios[i]) for i in indices)
-            for i, language, found in zip(indices, languages, heard, strict=True):
-                transcripts[i] = Transcript(
-                    id=rows[i]["id"],
-                    batch=rows[0]["id"],
-                    reference=rows[i]["text"],
-                    hypothesis=found.text,
-                    tokens=found.tokens,
-                    duration=round(float(rows[i]["duration"]), 4),
-                    seconds=round(seconds * len(audios[i]) / samples, 6),
-                    speaker=rows[i].get("speaker"),
-                    language=self._asked(language).get("language", "en"),
-                    long_form=long_form,
-                    hit_length_limit=found.hit_length_limit,
-                    loop_cut=found.loop_cut,
-                )
-        return [transcripts[i] for i in range(len(rows))]
-
-    def _asked(self, language: str) -> dict[str, str]:
-        """Arguments of `generate`; none for a model that knows English only."""
-        return language_and_task(self._model.generation_config, language, self._task)
-
-    def _generate(self, audios: Sequence[Audio], languages: Sequence[str], *, long_form: bool) -> list[_Heard]:
-        features, attention_mask = extract_features(self._processor.feature_extractor, audios)
-        asked: dict[str, Any] = dict(self._asked(languages[0]))
-        if len(set(languages)) > 1:
-            asked["language"] = [self._asked(language)["language"] for language in languages]
-        output = self._model.generate(
-            features,
-            attention_mask=attention_mask,
-            return_timestamps=long_form,
-            return_segments=True,
-            **asked,
-            **self._arguments,
-        )
-        texts = self._processor.tokenizer.batch_decode(output["sequences"], skip_special_tokens=True)
-        heard = []
-        for text, segments in zip(texts, output["segments"], strict=True):
-            tokens = sum(len(segment["tokens"]) for segment in segments)
-            # All that was generated for a window, start tokens included and padded with the end token.
-            windows = [segment["result"].tolist() for segment in segments]
-            hit_length_limit = any(len(window) >= self._limit and window[-1] != self._end for window in windows)
-            loop_cut = self._loop_guard and any(LoopGuard.has_cut(w, self._end) for w in windows)
-            heard.append(_Heard(text.strip(), tokens, hit_length_limit, loop_cut))
-        return heard
 
 
 class _Progress:

@@ -26,7 +26,7 @@ SHOWN_FIELDS = (
     "lr_scheduler_type", "warmup_steps", "optim", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm", "label_smoothing_factor",
     "bf16", "fp16", "gradient_checkpointing", "seed",
     "corpora", "test_data", "arms", "max_eval_samples", "min_eval_words", "normalizer", "eval_num_beams",
-    "loop_guard", "eval_batch_size", "bootstrap_resamples", "parity_samples", "num_threads",
+    "loop_guard", "long_form", "eval_batch_size", "bootstrap_resamples", "parity_samples", "num_threads",
     "model_license", "model_title", "base_model",
 )  # fmt: skip
 

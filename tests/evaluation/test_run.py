@@ -261,6 +261,18 @@ def test_what_the_guard_cut_is_flagged(folder: Path, tmp_path: Path) -> None:
         assert [line["loop_cut"] for line in lines(path)] == expected
 
 
+def test_long_audio_in_overlapping_chunks(folder: Path, tmp_path: Path) -> None:
+    model = FakeModel(folder)
+    path = evaluate(folder, ToneCorpus(["bonjour à tous"], seconds=70), tmp_path, model, long_form="chunked")
+    (line,) = lines(path)
+    # Each of three chunks says all of it, and the overlaps agree.
+    assert (line["hypothesis"], line["long_form"], line["tokens"]) == ("bonjour à tous", True, 3 * 15)
+    assert [call["features"] for call in model.calls[1:]] == 3 * [(1, 80, 3000)]
+    assert not any(call["return_timestamps"] for call in model.calls)
+    settings = json.loads(path.with_suffix(".settings.json").read_text(encoding="utf8"))["settings"]
+    assert settings["long_form"] == "chunked"
+
+
 class Slow(FakeModel):
     """The first call takes long, as that of a fresh session does."""
 
