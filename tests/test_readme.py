@@ -72,3 +72,15 @@ def test_what_training_wins_is_what_the_benchmark_measured():
     assert f"(p = {gptq['p_value']:.2f})" in text
     won = next(f["value"] for f in results["figures"] if f["name"].endswith("recovered, words"))
     assert "half of what is left to win" in text and abs(won - 0.5) < 0.05
+
+
+def test_what_eight_bits_lose_is_what_the_benchmark_measured():
+    results = json.loads((QUALITY.parent / "quality-int8.json").read_text(encoding="utf8"))
+    versus, text = results["pooled"]["qat"]["versus"]["fp"], " ".join(README.split())
+    low, high = (100 * bound for bound in versus["interval"])
+    share = 100 * results["arms"]["qat"]["bytes_ratio"]
+    assert (
+        f"{100 * versus['difference']:+.2f} points from float [{low:+.2f}, {high:+.2f}] at {share:.1f} % of its size"
+        in text
+    )
+    assert low < 0 < high
