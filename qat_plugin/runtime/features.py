@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from qat_plugin.runtime.threads import one_torch_thread
+
 Audio = NDArray[np.float32]
 
 
@@ -35,8 +37,9 @@ def extract_features(extractor: WhisperFeatureExtractor, audios: Sequence[Audio]
 def _extract(
     extractor: WhisperFeatureExtractor, audios: Sequence[Audio], samples: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    found = extractor(
-        list(audios), sampling_rate=extractor.sampling_rate, max_length=samples, return_attention_mask=True,
-        return_tensors="pt",
-    )  # fmt: skip
+    with one_torch_thread():
+        found = extractor(
+            list(audios), sampling_rate=extractor.sampling_rate, max_length=samples, return_attention_mask=True,
+            return_tensors="pt",
+        )  # fmt: skip
     return found.input_features, found.attention_mask

@@ -18,6 +18,7 @@ from qat_plugin.runtime.files import ModelFiles, find_model_files
 from qat_plugin.runtime.greedy import is_plain_greedy, search_greedily
 from qat_plugin.runtime.logits import LoopGuard, without_waste
 from qat_plugin.runtime.sessions import DecoderCache, DecoderSession, EncoderSession
+from qat_plugin.runtime.threads import one_torch_thread, return_freed_memory
 
 # What needs attention weights or hidden states, which the graphs do not give, or a cache that can be cropped.
 _UNSUPPORTED = {
@@ -108,6 +109,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         stride = 1 if encoder_context is None else encoder_context.stride
         self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads, stride)))
         self._decoder = DecoderSession(files.decoder, config, num_threads)
+        return_freed_memory()
         self._guards_loops = True  # only within `generate`, which sets it
         self.generation_config = GenerationConfig.from_pretrained(files.settings)
         self.eval()
@@ -172,16 +174,13 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
             input_features = input_features.to("cpu", torch.float32)
         if kwargs.get("attention_mask") is not None:
             kwargs["attention_mask"] = kwargs["attention_mask"].cpu()
-        # Between two steps torch does little; a second thread of its own would only take a core from ONNX Runtime's.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         self.model.encoder.remember(True)
         self._guards_loops = loop_guard
         try:
-            return super().generate(input_features, **kwargs)
+            with one_torch_thread():
+                return super().generate(input_features, **kwargs)
         finally:
             self.model.encoder.remember(False)
-            torch.set_num_threads(threads)
 
     def forward(
         self,

@@ -39,6 +39,8 @@ def open_session(path: Path, num_threads: int | None, profile: Path | None = Non
         options.intra_op_num_threads = num_threads
     # ONNX Runtime warns of inputs that have a default value, which these have on purpose.
     options.log_severity_level = 3
+    # Encoder and decoder have threads of their own: those of one must not spin on the cores that the other works on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
