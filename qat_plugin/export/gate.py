@@ -150,9 +150,13 @@ class _Clip:
 def _prepare(processor: WhisperProcessor, settings: GenerationConfig, audio: Audio, language: str, task: str) -> _Clip:
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     features = extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
-    asked = language_and_task(settings, language, task)
+    asked: dict[str, Any] = dict(language_and_task(settings, language, task))
     tokenizer.set_prefix_tokens(**asked)
-    return _Clip(features, torch.tensor([tokenizer.prefix_tokens]), {**asked, "num_beams": 1, "do_sample": False})
+    # A time, which a model that is asked for none may say all the same, would end the window and begin another one there.
+    times = range(tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1, len(tokenizer))
+    suppressed = [*(settings.suppress_tokens or []), *times]
+    asked = {**asked, "num_beams": 1, "do_sample": False, "suppress_tokens": suppressed}
+    return _Clip(features, torch.tensor([tokenizer.prefix_tokens]), asked)
 
 
 def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> float:
