@@ -84,3 +84,13 @@ def test_what_eight_bits_lose_is_what_the_benchmark_measured():
         in text
     )
     assert low < 0 < high
+
+
+def test_speeds_are_those_of_the_benchmark():
+    results = json.loads((QUALITY.parent / "speed-2-threads.json").read_text(encoding="utf8"))
+    ratio, text = {entry["name"]: entry["value"] for entry in results["figures"]}, " ".join(README.split())
+    over = [f"{ratio[f'int4 auto over {other}']:.1f}" for other in ("faster-whisper int8", "transformers float32")]
+    assert f"is {over[0]} times as fast as faster-whisper int8 and {over[1]} times as fast as transformers" in text
+    full = [f"{ratio[f'{target} full over faster-whisper int8']:.1f}" for target in ("int8", "int4")]
+    assert f"int8 is {full[0]} and int4 {full[1]} times as fast as faster-whisper int8" in text
+    assert f"clips of {results['mean_seconds']:.1f} s" in text and results["threads"] == 2
