@@ -254,9 +254,11 @@ def plot(found: dict[str, Any], target: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for name, e in found.items():
-        axes.scatter(e["rtfx"], 100 * e["wer"], s=2 * e["size_mb"], alpha=0.5)
-        axes.annotate(name, (e["rtfx"], 100 * e["wer"]), fontsize=8)
+        axes.scatter(e["rtfx"], 100 * e["wer"], s=2 * e["size_mb"], alpha=0.5, label=name)
     axes.set(xlabel="seconds of audio per second (RTFx)", ylabel="WER %", title="Area: size of the files")
+    # Several lie on one another: names beside the points would, too.
+    for mark in figure.legend(loc="outside right upper").legend_handles:
+        mark.set_sizes([60])
     figure.savefig(target, dpi=120)
 
 
