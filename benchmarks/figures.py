@@ -26,6 +26,11 @@ def figure(name: str, value: float, unit: str, bar: float, *, at_least: bool = F
     }
 
 
+def folder_bytes(folder: Path) -> int:
+    """Of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def write_results(name: str, figures: list[dict[str, Any]], private: str = "", **more: Any) -> Path:
     """Write results/NAME.json with the machine, the commit and the command, print the figures, and return the path.
 

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import torch
-from figures import figure, write_results
+from figures import figure, folder_bytes, write_results
 from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import WhisperForConditionalGeneration
@@ -32,10 +32,6 @@ from qat_plugin.runtime import QuantizedWhisper
 
 MIN_IDENTICAL = {"int4": 0.99, "int8": 0.97}
 MAX_SIZE = {"int4": 0.17, "int8": 0.30}
-
-
-def folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def main() -> None:

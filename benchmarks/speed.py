@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -23,10 +22,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from figures import figure, write_results
+from figures import figure, folder_bytes, write_results
 
 from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.weights import WHEELS
+from qat_plugin.evaluation.environment import describe_environment, memory_bytes
 
 DATA = Path("demo-data")
 # name: (kind, what it loads, its mode)
@@ -84,27 +84,14 @@ def load(kind: str, source: str, mode: str, threads: int) -> Transcribe:
     return ours
 
 
-def resident_mb() -> float:
-    """Memory of this process at present; Linux only."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
-def peak_mb() -> float:
-    """The most memory that this process ever held; Linux only. Not getrusage's, which would be the parent's where that is more."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in status if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: list[Any]) -> None:
     import torch  # noqa: F401  # what every process needs anyway must not count as the model's
 
-    before = resident_mb()
+    before = memory_bytes("VmRSS") / 1e6
     start = time.perf_counter()
     transcribe = load(*system, threads)
     loaded = time.perf_counter() - start
-    at_load, peak_at_load = resident_mb(), peak_mb()
+    at_load, peak_at_load = memory_bytes("VmRSS") / 1e6, memory_bytes("VmHWM") / 1e6
     for clip in clips[:2]:
         transcribe(clip, None)
     pipe.send({"load_seconds": loaded, "load_mb": at_load - before, "load_peak_mb": peak_at_load - before})
@@ -118,7 +105,7 @@ def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: l
             transcribe(clip, 1)
             rows.append({"seconds": whole, "first": time.perf_counter() - start, "text": text, "tokens": tokens})
         pipe.send(rows)
-    pipe.send({"peak_mb": peak_mb()})
+    pipe.send({"peak_mb": memory_bytes("VmHWM") / 1e6})
 
 
 def unpack_faster_whisper(folder: Path) -> None:
@@ -139,10 +126,6 @@ def clip_seconds(system: dict[str, Any]) -> list[float]:
     return [statistics.median(times) for times in zip(*(r["seconds"] for r in system["rounds"]), strict=True)]
 
 
-def folder_mb(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fp", required=True, help="float ONNX folder")
@@ -160,7 +143,6 @@ def main() -> int:
     from qat_plugin.data.corpora import data_definition
     from qat_plugin.data.loading import load_corpus
     from qat_plugin.data.rows import RowFilter
-    from qat_plugin.evaluation.environment import describe_environment
     from qat_plugin.evaluation.normalizer import get_normalizer
     from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
 
@@ -184,7 +166,7 @@ def main() -> int:
             for mode in ("full", "auto"):
                 if folder:
                     systems[f"{name} {mode}"] = ("ours", folder, mode)
-        sizes = {name: folder_mb(Path(source)) for name, (_, source, _) in systems.items()}
+        sizes = {name: folder_bytes(Path(source)) / 1e6 for name, (_, source, _) in systems.items()}
         context = multiprocessing.get_context("spawn")
         pipes, found = {}, {}
         for name, system in systems.items():
@@ -227,7 +209,9 @@ def main() -> int:
         label = f"{name} over fp32 on the clip where it gains least, one of {long_seconds:.0f} s among them"
         figures.append(figure(label, slowest, "x", 1.0, at_least=True))
         at_load, bar = found[name]["load_peak_mb"], 1.5 * found[name]["size_mb"] + 200
-        figures.append(figure(f"{name}: peak memory while loading, libraries not counted", at_load, "MB", bar))
+        figures.append(
+            figure(f"{name}: peak memory while loading, its libraries but torch included", at_load, "MB", bar)
+        )
     for name, share in MAX_SHARE.items():
         if f"{name} full" in found:
             ratio = found[f"{name} full"]["size_mb"] / found["fp32 full"]["size_mb"]

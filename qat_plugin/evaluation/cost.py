@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qat_plugin.data.audio import SAMPLING_RATE
 from qat_plugin.errors import EvaluationError
+from qat_plugin.evaluation.environment import memory_bytes
 from qat_plugin.evaluation.run import SpeechCorpus
 
 _WINDOW_SECONDS = 30
@@ -65,18 +66,6 @@ def measure_cost(
     return figures
 
 
-def _memory(field: str) -> int:
-    """Bytes of a field of /proc/self/status: VmRSS is what is held now, VmHWM the most so far.
-
-    Not getrusage's maximum: that outlives exec and would be the parent's.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.removesuffix("kB")) * 1024
-    raise EvaluationError(f"/proc/self/status has no {field}: memory can be measured on Linux only")
-
-
 def _measure(folder: Path, clip: Path, language: str, task: str, num_threads: int | None) -> dict[str, Any]:
     from qat_plugin.models import load_processor
     from qat_plugin.runtime import QuantizedWhisper
@@ -91,7 +80,7 @@ def _measure(folder: Path, clip: Path, language: str, task: str, num_threads: in
             with path.open("rb") as file:
                 while file.read(1 << 20):
                     pass
-    libraries = _memory("VmRSS")
+    libraries = memory_bytes("VmRSS")
     start = time.perf_counter()
     model = QuantizedWhisper.from_pretrained(folder, num_threads=num_threads)
     load_seconds = time.perf_counter() - start
@@ -99,7 +88,7 @@ def _measure(folder: Path, clip: Path, language: str, task: str, num_threads: in
     return {
         "load_seconds": round(load_seconds, 3),
         "clip_seconds": round(len(audio) / extractor.sampling_rate, 3),
-        "peak_memory_bytes": _memory("VmHWM"),
+        "peak_memory_bytes": memory_bytes("VmHWM"),
         "libraries_memory_bytes": libraries,
     }
 

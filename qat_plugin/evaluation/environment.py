@@ -1,4 +1,4 @@
-"""The machine and the libraries that produced a figure."""
+"""The machine and the libraries that produced a figure, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from qat_plugin.errors import EvaluationError
 
 # Flags that decide which kernels ONNX Runtime picks, and with them both speed and 8-bit saturation.
 _FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
@@ -26,6 +28,20 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
+
+
+def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
+    """What this process holds now (VmRSS) or the most that it ever held (VmHWM), in bytes; Linux only.
+
+    Not getrusage's maximum: that outlives exec and would be the parent's.
+
+    Raises `EvaluationError` where the system does not say.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.removesuffix("kB")) * 1024
+    raise EvaluationError(f"/proc/self/status has no {field}: memory can be measured on Linux only")
 
 
 def _cores() -> int:

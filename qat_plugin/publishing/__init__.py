@@ -1,8 +1,8 @@
 """results.json → model card → Hub.
 
-`document` gathers what a card says, `card` and `eval_results` render it, `push` uploads the ONNX folder with it, and
-`folder` writes the same to a local folder, and `space` is a page that runs the model. Nothing here imports torch, transformers or onnx: a card is text made from
-measured files.
+`document` gathers what a card says, `card` and `eval_results` render it. `push` uploads the ONNX folder with it, `folder`
+writes the same to a local folder, and `space` is a page that runs the model. Nothing here imports torch, transformers or onnx:
+a card is text made from measured files.
 """
 
 from qat_plugin.publishing.card import render_card
