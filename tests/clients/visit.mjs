@@ -57,7 +57,8 @@ if (job.record) {
   await page.keyboard.press("Enter");
   await settle(["recording"]);
   seen.states.push(await app());
-  await page.waitForTimeout(1500);
+  // A busy machine takes its time until the first sound is there.
+  await page.waitForFunction(() => /^Recording: [1-9]/.test(document.getElementById("status").textContent));
   await page.keyboard.press("Enter");
   await settle(["ready", "error"]);
   seen.recorded = { state: await app(), status: await text("#status"), text: await text("#text"), time: await text("#time") };
