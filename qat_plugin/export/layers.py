@@ -12,7 +12,7 @@ from qat_plugin.export.packing import pack_columns, pack_groups, pack_matmul_nbi
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 from qat_plugin.fake_quant.positions import are_sinusoids, inverse_timescales
 
-TENSOR_FLOAT, TENSOR_INT8, TENSOR_INT32 = 1, 3, 6
+TENSOR_FLOAT, TENSOR_INT8 = 1, 3
 
 
 class Layers:
@@ -105,16 +105,22 @@ class Layers:
         (out, width), groups = weight.integers.shape, weight.zero_point.shape[1]
         packed = graph.weights.add(f"{module}.weight_quantized", pack_columns(weight.integers))
         described = graph.weights.add(f"{module}.weight_groups", pack_groups(weight.zero_point, weight.multiplier))
-        columns = graph.op("Concat", [*self._nibbles(graph, packed)], axis=1)
+        size = width // groups
+        halves = self._nibbles(graph, graph.op("Reshape", [packed, graph.ints(groups, size, -1)]))
+        blocks = graph.op("Concat", [*halves], axis=2)
         if out % 2:
-            columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(out), graph.ints(1)])
-        columns = graph.op("Reshape", [columns, graph.ints(groups, width // groups, out)])
+            blocks = graph.op("Slice", [blocks, graph.ints(0), graph.ints(out), graph.ints(2)])
         point, multiplier = (
-            graph.op("Reshape", [graph.op("Cast", [half], to=TENSOR_INT32), graph.ints(groups, 1, out)])
-            for half in self._nibbles(graph, described)
+            graph.op("Reshape", [graph.op("Cast", [half], to=kind), graph.ints(groups, 1, out)])
+            for half, kind in zip(self._nibbles(graph, described), (TENSOR_INT8, TENSOR_FLOAT))
         )
-        products = graph.op("Mul", [graph.op("Sub", [graph.op("Cast", [columns], to=TENSOR_INT32), point]), multiplier])
-        return graph.op("Cast", [graph.op("Reshape", [products, graph.ints(width, out)])], to=TENSOR_INT8)  # type: ignore[no-any-return]
+        # Until all layers are loaded, every step's result stays in memory: no step is to be wider than the 8 bits that are
+        # wanted. The only operator that subtracts and multiplies bytes is the product of matrices, here with the identity.
+        one, zero = graph.constant(np.float32(1)), graph.constant(np.int8(0))
+        identity = graph.constant(np.eye(size, dtype=np.int8), f"identity_{size}")
+        blocks = graph.op("Cast", [blocks], to=TENSOR_INT8)
+        blocks = graph.op("QLinearMatMul", [identity, one, zero, blocks, multiplier, point, one, zero])
+        return graph.op("Reshape", [blocks, graph.ints(width, out)])  # type: ignore[no-any-return]
 
     @staticmethod
     def _nibbles(graph: Graph, packed: str) -> tuple[str, str]:
