@@ -76,6 +76,13 @@ class DataArguments:
             "0 leaves every clip alone. Short corpora train about as fast as their speech lasts."
         },
     )
+    speed_perturbation: float = field(
+        default=0.0,
+        metadata={
+            "help": "Play each training sample at a speed between 1 - x and 1 + x, drawn anew in every epoch; 0: as recorded. "
+            "For speech that is heard for more than a few epochs."
+        },
+    )
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode and filter audio."})
 
 

@@ -31,6 +31,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
     "max_label_length": (1, None),
     "max_bad_row_share": (0, 1),
     "join_to_seconds": (0, WINDOW),
+    "speed_perturbation": (0, 0.3),
     "preprocessing_num_workers": (1, None),
     "hot_tokens": (0, None),
     "calibration_samples": (0, None),

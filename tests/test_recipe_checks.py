@@ -15,7 +15,8 @@ from qat_plugin.recipe_loading import load_recipe
 GOOD: dict[str, Any] = {
     "language": "french", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "streaming": False,
     "max_train_samples": None, "min_duration_in_seconds": 0.2, "max_duration_in_seconds": 30.0,
-    "max_label_length": None, "max_bad_row_share": 0.01, "join_to_seconds": 0.0, "preprocessing_num_workers": 1,
+    "max_label_length": None, "max_bad_row_share": 0.01, "join_to_seconds": 0.0, "speed_perturbation": 0.0,
+    "preprocessing_num_workers": 1,
     "target": "int4", "group_size": 64, "int8_modules": [], "hot_tokens": 0, "calibration_samples": 32,
     "initial_rounding": "gptq", "weight_observer": "mse", "scale_learning_rate": 1e-3,
     "fake_quant_start_step": 0, "freeze_scales_step": None, "teacher_model_name_or_path": None,
@@ -49,6 +50,7 @@ def test_good_values_have_no_message() -> None:
         ({"min_duration_in_seconds": 5.0, "max_duration_in_seconds": 5.0},
          ["min_duration_in_seconds is 5.0 and max_duration_in_seconds is 5.0: no clip is left; lower the first"]),
         ({"max_duration_in_seconds": 31.0}, ["max_duration_in_seconds is 31.0: it must be between 0 and 30"]),
+        ({"speed_perturbation": 0.5}, ["speed_perturbation is 0.5: it must be between 0 and 0.3"]),
         ({"join_to_seconds": 40.0}, ["join_to_seconds is 40.0: it must be between 0 and 30"]),
         ({"max_bad_row_share": 1.5}, ["max_bad_row_share is 1.5: it must be between 0 and 1"]),
         ({"max_train_samples": 0}, ["max_train_samples is 0: it must be 1 or more"]),

@@ -18,6 +18,7 @@ from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_seco
 from qat_plugin.data.loading import Corpus
 from qat_plugin.data.report import LoadReport
 from qat_plugin.data.rows import Row
+from qat_plugin.data.speed import perturb_speed
 from qat_plugin.data.streaming import TrainingStream
 from qat_plugin.errors import DataError
 from qat_plugin.recipe import DataArguments
@@ -35,6 +36,7 @@ def training_dataset(
     max_label_length: int,
     allow_missing_text: bool = False,
     return_attention_mask: bool = False,
+    speed_perturbation: float = 0.0,
 ) -> TrainingDataset | TrainingStream:
     """Training samples of `corpora`, in their order, or a stream of them when any corpus is streamed.
 
@@ -46,6 +48,7 @@ def training_dataset(
         max_label_length: transcripts of more tokens, start and end included, are left out and counted.
         allow_missing_text: rows without text give samples without "labels"; otherwise they are an error.
         return_attention_mask: for models whose config has `apply_spec_augment`.
+        speed_perturbation: see the recipe; it begins with the first call of `set_epoch`, which the Trainer makes.
 
     Returns:
         A dataset whose samples are {"input_features": float32 (mels, frames), "labels": list of token ids}.
@@ -69,6 +72,7 @@ def training_dataset(
         max_samples=data_args.max_train_samples,
         seed=data_args.sample_seed,
         max_bad_row_share=data_args.max_bad_row_share,
+        speed_perturbation=speed_perturbation,
     )
     if isinstance(dataset, TrainingStream):
         return dataset
@@ -98,10 +102,13 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         max_samples: int | None,
         seed: int,
         max_bad_row_share: float,
+        speed_perturbation: float = 0.0,
     ) -> None:
         self.corpora = list(corpora)
         self.encoder = encoder
         self.max_bad_row_share = max_bad_row_share
+        self.speed_perturbation, self.seed = speed_perturbation, seed
+        self.epoch: int | None = None
         self.report = LoadReport("training samples")
         self._unreadable: set[int] = set()
         clips = self._clips(max_label_length)
@@ -121,6 +128,10 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         self.languages = [by_key[group[0]].language or encoder.language for group in groups]
         del self._texts
 
+    def set_epoch(self, epoch: int) -> None:
+        """From now on samples are heard at this epoch's speeds; the Trainer calls this."""
+        self.epoch = epoch
+
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.groups)
@@ -131,10 +142,12 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         Audio whose header was right but whose body cannot be decoded is replaced by the next sample, with a warning, so
         that one damaged file does not end a long training; more of them than `max_bad_row_share` do.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")  # which ends `for sample in dataset`
         for shift in range(len(self)):
             at = (index + shift) % len(self)
             try:
-                return self.encoder.encode(self.audio(at), self.texts[at], self.languages[at])
+                return self.encoder.encode(self._heard(at), self.texts[at], self.languages[at])
             except DataError as error:
                 if at not in self._unreadable:
                     self._unreadable.add(at)
@@ -145,6 +158,13 @@ class TrainingDataset(Dataset[dict[str, Any]]):
                         f"{self.max_bad_row_share:.1%} that max_bad_row_share allows. The latest: {error}"
                     ) from error
         raise AssertionError("unreachable: a share of 1 leaves no sample to try")
+
+    def _heard(self, index: int) -> NDArray[np.float32]:
+        audio = self.audio(index)
+        if self.epoch is None:
+            return audio
+        key = f"{self.seed}-{self.epoch}-{index}"
+        return perturb_speed(audio, self.speed_perturbation, key=key, max_seconds=self.encoder.window)
 
     def audio(self, index: int) -> NDArray[np.float32]:
         """Audio of one sample: float32 of shape (samples,) at 16 kHz."""

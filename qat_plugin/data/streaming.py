@@ -15,6 +15,7 @@ from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_text
 from qat_plugin.data.loading import Corpus, shuffle_buffer
 from qat_plugin.data.report import MIN_ROWS_FOR_SHARE, LoadReport, Rejection
 from qat_plugin.data.rows import Row
+from qat_plugin.data.speed import perturb_speed
 from qat_plugin.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
         max_samples: int | None,
         seed: int,
         max_bad_row_share: float,
+        speed_perturbation: float = 0.0,
     ) -> None:
         self.corpora = list(corpora)
         self.encoder = encoder
@@ -54,7 +56,8 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
         self.max_samples = max_samples
         self.seed = seed
         self.max_bad_row_share = max_bad_row_share
-        self.epoch = 0
+        self.speed_perturbation = speed_perturbation
+        self.epoch: int | None = None
         self.report = LoadReport("training samples")
         if max_samples is not None:
             logger.warning(
@@ -64,7 +67,7 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
             )  # fmt: skip
 
     def set_epoch(self, epoch: int) -> None:
-        """Change the order of the shuffle; the Trainer calls this."""
+        """Change the order of the shuffle and the speeds; the Trainer calls this."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -73,8 +76,8 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         groups = _take_turns([self._groups(corpus, report, number, workers) for corpus in self.corpora])
-        groups = shuffle_buffer(groups, SHUFFLE_BUFFER, random.Random(f"{self.seed}-{self.epoch}-{number}"))
-        samples = self._samples(groups, report)
+        groups = shuffle_buffer(groups, SHUFFLE_BUFFER, random.Random(f"{self.seed}-{self.epoch or 0}-{number}"))
+        samples = self._samples(groups, report, number)
         if self.max_samples is not None:
             share = self.max_samples // workers + (number < self.max_samples % workers)
             samples = itertools.islice(samples, share)
@@ -97,11 +100,14 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
             else:
                 report.reject(f"{row['corpus']}:{row['id']}", rejection)
 
-    def _samples(self, groups: Iterator[list[Row]], report: LoadReport) -> Iterator[dict[str, Any]]:
+    def _samples(self, groups: Iterator[list[Row]], report: LoadReport, number: int) -> Iterator[dict[str, Any]]:
         readers = {corpus.name: corpus for corpus in self.corpora}
-        for rows in groups:
+        for count, rows in enumerate(groups):
             try:
                 audio = join_audio([readers[row["corpus"]].read(row) for row in rows])
+                if self.epoch is not None:
+                    key = f"{self.seed}-{self.epoch}-{number}-{count}"
+                    audio = perturb_speed(audio, self.speed_perturbation, key=key, max_seconds=self.encoder.window)
                 text = join_texts([row["text"] for row in rows])
                 sample = self.encoder.encode(audio, text, rows[0]["language"])
             except DataError as error:

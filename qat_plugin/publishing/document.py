@@ -16,7 +16,7 @@ from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_re
 SHOWN_FIELDS = (
     "model_name_or_path", "model_revision", "language", "task", "encoder_context", "freeze_encoder",
     "train_corpora", "train_data", "max_train_samples", "sample_seed", "min_duration_in_seconds",
-    "max_duration_in_seconds", "max_label_length", "join_to_seconds",
+    "max_duration_in_seconds", "max_label_length", "join_to_seconds", "speed_perturbation",
     "target", "group_size", "skip_modules", "int8_modules", "hot_tokens", "weight_observer", "calibration_samples",
     "initial_rounding", "learned_scales",
     "scale_learning_rate", "fake_quantize_activations", "fake_quant_start_step", "freeze_scales_step",

@@ -138,6 +138,19 @@ class QATCallback(TrainerCallback):
             self.calibrate(model, args.device)
         self._schedule(model, state.global_step)
 
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tell the dataset its epoch. Accelerate does not, where it skips the batches that a resumed run has seen."""
+        dataset = getattr(train_dataloader, "dataset", None)
+        if dataset is not None and hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch or 0))
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:

@@ -27,6 +27,10 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def set_epoch(self, epoch: int) -> None:
+        """See `TrainingDataset.set_epoch`."""
+        self.dataset.set_epoch(epoch)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         i = self.indices[index]
         return {**self.dataset[i], "labels": self.labels[i]}

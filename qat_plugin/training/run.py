@@ -67,7 +67,15 @@ def check_overlap(recipe: Recipe, test: Sequence[Corpus]) -> OverlapReport:
     return assert_no_overlap(load_training_corpora(names, recipe.data, allow_missing_text=True), test)
 
 
-def _dataset(recipe: Recipe, names: list[str], model: Any, processor: WhisperProcessor, *, without_text: bool) -> Any:
+def _dataset(
+    recipe: Recipe,
+    names: list[str],
+    model: Any,
+    processor: WhisperProcessor,
+    *,
+    without_text: bool,
+    speed_perturbation: float = 0.0,
+) -> Any:
     limit = recipe.data.max_label_length or model.config.max_target_positions
     return training_dataset(
         load_training_corpora(names, recipe.data, allow_missing_text=without_text),
@@ -78,6 +86,7 @@ def _dataset(recipe: Recipe, names: list[str], model: Any, processor: WhisperPro
         max_label_length=limit,
         allow_missing_text=without_text,
         return_attention_mask=model.config.apply_spec_augment,
+        speed_perturbation=speed_perturbation,
     )
 
 
@@ -100,10 +109,15 @@ def _training_data(
 ) -> tuple[Any, SpeechSeq2SeqCollator]:
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
     distillation = recipe.distillation
-    dataset = _dataset(recipe, names, model, processor, without_text=distillation.pseudo_labels)
+    dataset = _dataset(
+        recipe, names, model, processor, without_text=distillation.pseudo_labels,
+        speed_perturbation=recipe.data.speed_perturbation,
+    )  # fmt: skip
     collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
     if distillation.pseudo_labels:
         teacher = _teacher(recipe) or model
+        # The teacher hears clips as they were recorded.
+        data = dataclasses.replace(recipe.data, speed_perturbation=0.0)
         was_training, context = teacher.training, encoder_context(recipe)
         dataset = pseudo_labels(
             teacher.to(recipe.training.device).eval(),
@@ -116,7 +130,7 @@ def _training_data(
                 "task": recipe.model.task,
                 "samples": len(dataset),
                 "encoder_context": recipe.model.encoder_context,
-                **dataclasses.asdict(recipe.data),
+                **dataclasses.asdict(data),
             },
             task=recipe.model.task,
             max_label_length=recipe.data.max_label_length or model.config.max_target_positions,

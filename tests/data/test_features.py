@@ -19,6 +19,7 @@ from qat_plugin.data.encoding import SampleEncoder, set_language
 from qat_plugin.data.features import TrainingDataset, training_dataset
 from qat_plugin.data.joining import Clip, join_neighbours
 from qat_plugin.data.loading import load_training_corpora
+from qat_plugin.data.speed import perturb_speed
 from qat_plugin.errors import DataError
 from qat_plugin.recipe import DataArguments
 
@@ -191,3 +192,39 @@ def test_audio_damaged_after_loading_is_replaced_until_there_is_too_much(
     (tmp_path / "c" / "clip3.wav").unlink()
     with pytest.raises(DataError, match=r"2 of 4 training samples cannot be decoded, more than the 25\.0%"):
         dataset[3]
+
+
+@pytest.mark.parametrize("key", ["a", "b", "c"])
+def test_a_faster_clip_is_shorter_and_higher(key: str) -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000).astype(np.float32)
+    played = perturb_speed(tone, 0.2, key=key, max_seconds=30)
+    speed = len(tone) / len(played)
+    assert 0.8 <= speed <= 1.2 and abs(speed - 1) > 0.001 and played.dtype == np.float32
+    spectrum = np.abs(np.fft.rfft(played * np.hanning(len(played))))
+    assert np.argmax(spectrum) * 16000 / len(played) == pytest.approx(1000 * speed, abs=1.0)
+    np.testing.assert_array_equal(played, perturb_speed(tone, 0.2, key=key, max_seconds=30))
+
+
+def test_a_slower_clip_still_fits_the_window() -> None:
+    tone = np.ones(16000 * 29, np.float32)
+    lengths = [len(perturb_speed(tone, 0.3, key=str(i), max_seconds=30)) / 16000 for i in range(20)]
+    assert max(lengths) == pytest.approx(30, abs=0.001) and min(lengths) < 26
+
+
+def test_each_epoch_has_its_own_speeds_and_none_before_the_first(
+    processor: WhisperProcessor, tones_manifest: Path
+) -> None:
+    recorded = [item["input_features"] for item in make(processor, tones_manifest)]
+    dataset = make(processor, tones_manifest, speed_perturbation=0.1)
+
+    def heard(epoch: int | None = None) -> list[Any]:
+        if epoch is not None:
+            dataset.set_epoch(epoch)
+        return [item["input_features"] for item in dataset]
+
+    def same(first: list[Any], second: list[Any]) -> list[bool]:
+        return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
+
+    assert all(same(heard(), recorded))  # calibration and pseudo labels read it so
+    first, second = heard(0), heard(1)
+    assert not any(same(first, recorded)) and not any(same(first, second)) and all(same(first, heard(0)))

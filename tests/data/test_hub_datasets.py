@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from synthetic_speech import make_corpus, strongest_frequency, wav_bytes
 from torch.utils.data import DataLoader
@@ -125,8 +126,8 @@ def test_hub_that_cannot_be_reached() -> None:
         load_corpus(definition)
 
 
-def stream(processor: WhisperProcessor, corpora: list[Any], data: DataArguments) -> TrainingStream:
-    settings = {"language": "fr", "task": "transcribe", "max_label_length": 448}
+def stream(processor: WhisperProcessor, corpora: list[Any], data: DataArguments, **options: Any) -> TrainingStream:
+    settings = {**options, "language": "fr", "task": "transcribe", "max_label_length": 448}
     dataset = training_dataset(corpora, processor, data, **settings)
     assert isinstance(dataset, TrainingStream)
     return dataset
@@ -177,3 +178,18 @@ def test_training_stream_joins_and_filters(tmp_path: Path, processor: WhisperPro
     dataset = stream(processor, [corpus], DataArguments(join_to_seconds=2))
     assert sorted(texts(processor, dataset)) == ["Texte 0 Texte 1", "Texte 2 Texte 3"]
     assert dataset.report.rejected["transcript of more than 448 tokens"].examples == ["speech:00000004: has 506"]
+
+
+def test_a_stream_is_heard_at_other_speeds_in_each_epoch(tmp_path: Path, processor: WhisperProcessor) -> None:
+    corpus = load_corpus(write_dataset(tmp_path / "d", make_rows(3)), streaming=True)
+    dataset = stream(processor, [corpus], DataArguments(), speed_perturbation=0.1)
+    features = []
+    for epoch in (None, 0, 1, 0):
+        if epoch is not None:
+            dataset.set_epoch(epoch)
+        by_text = {tuple(item["labels"]): item["input_features"] for item in dataset}
+        features.append([by_text[key] for key in sorted(by_text)])
+    recorded, first, second, again = features
+    for a, b, c, d in zip(recorded, first, second, again, strict=True):
+        # The place in the shuffled order decides the speed, so that each epoch's is its own.
+        assert not np.array_equal(a, b) and not np.array_equal(b, c) and np.array_equal(b, d)

@@ -313,6 +313,48 @@ def test_clips_of_one_length_are_batched_together_and_a_resumed_run_keeps_the_or
         assert_equal(expected, tensors(tmp_path / "checkpoint-20"))
 
 
+class Epochs(torch.utils.data.Dataset):
+    """Clips that are others in each epoch."""
+
+    def __init__(self, count: int) -> None:
+        self.rows, self.epoch = examples(count), None
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        assert self.epoch is not None
+        return {
+            **self.rows[index],
+            "input_features": self.rows[index]["input_features"] + self.epoch,
+            "epoch": self.epoch,
+        }
+
+
+def test_the_dataset_is_told_each_epoch_so_that_a_resumed_run_hears_the_same(tiny_whisper_dir, tmp_path):
+    seen: list[int] = []
+
+    def collate_and_note(rows: list[dict[str, object]]) -> dict[str, torch.Tensor]:
+        seen.extend(row["epoch"] for row in rows)
+        return collate(rows)
+
+    def train(**options: object) -> list[int]:
+        seen.clear()
+        QATTrainer(
+            model=load_whisper(tiny_whisper_dir), train_dataset=Epochs(6), data_collator=collate_and_note,
+            qat=QATCallback("int8"), args=arguments(tmp_path, max_steps=8, save_steps=4),
+        ).train(**options)  # fmt: skip
+        return sorted(set(seen))
+
+    assert train() == [0, 1, 2]
+    expected = tensors(tmp_path / "checkpoint-8")
+    assert train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))[-1] == 2
+    assert_equal(expected, tensors(tmp_path / "checkpoint-8"))
+
+
 def test_under_bf16_student_and_teacher_run_in_bf16_and_the_loss_is_nearly_the_same(tiny_whisper_dir, tmp_path):
     losses, kinds = {}, set()
     for bf16 in (False, True):
