@@ -87,7 +87,9 @@ def _won_back(pooled: dict[str, Any], best: str) -> list[dict[str, Any]]:
         "substitutions and deletions": ("substitutions", "deletions"),
     }.items():
         gap = rate(best, *kinds) - rate("fp", *kinds)
-        won = (rate(best, *kinds) - rate("qat", *kinds)) / gap if gap > 0 else float("nan")
+        if gap <= 0:
+            continue  # Nothing was lost that could be won back.
+        won = (rate(best, *kinds) - rate("qat", *kinds)) / gap
         name = f"pooled: share of the gap ({best} - fp) recovered, {name}"
         figures.append(figure(name, won, "", 0.8, at_least=True, gap_points=100 * gap))
     return figures

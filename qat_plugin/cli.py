@@ -12,6 +12,7 @@ _STEPS = {
     "train": "train with fake quantization, from the last checkpoint if there is one",
     "export": "write the ONNX of every arm and verify it against the trained model",
     "evaluate": "measure every arm on every test corpus; write results, report and plots",
+    "report": "render report and plots again from finished results, without any model",
     "diagnose": "say within minutes whether training has anything to win back, and which parts of the model lose it",
     "card": "render the model card from the results",
     "push": "upload the quantized model and its card to the Hub",

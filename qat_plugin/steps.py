@@ -236,9 +236,6 @@ def _measure_costs(recipe: Recipe, workspace: Workspace, corpus: Any) -> dict[st
 
 
 def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], costs: dict[str, Any]) -> None:
-    from qat_plugin.evaluation.page import render_page
-    from qat_plugin.evaluation.plots import draw_plots
-    from qat_plugin.evaluation.report import render_report
     from qat_plugin.evaluation.results import collect_results, write_results
 
     results = collect_results(
@@ -259,16 +256,36 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], cos
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
+    _write_report(workspace, results)
+    # Last: that it is there says that the report is, too.
+    write_results(results, workspace.results_file)
+
+
+def report(recipe: Recipe, workspace: Workspace) -> None:
+    """Render report and plots again from the results and transcripts that are there; no model is loaded."""
+    from qat_plugin.evaluation.report import render_table
+    from qat_plugin.evaluation.results import read_results
+
+    say("report", f"from {workspace.results_file}")
+    results = read_results(workspace.results_file)
+    _write_report(workspace, results)
+    print(render_table(results))
+    say("report", f"written: {workspace.evaluation / 'report.html'}, and report.md and the plots beside it")
+
+
+def _write_report(workspace: Workspace, results: dict[str, Any]) -> None:
+    from qat_plugin.evaluation.page import render_page
+    from qat_plugin.evaluation.plots import draw_plots
+    from qat_plugin.evaluation.report import render_report
+
     state = workspace.checkpoint(TRAINED) / "trainer_state.json"
     # Without a training, as when only arms without one are compared, there is no curve.
     log = json.loads(state.read_text(encoding="utf8"))["log_history"] if state.is_file() else []
     plots = draw_plots(results, workspace.evaluation, log)
-    report = render_report(results, [path.name for path in plots])
-    (workspace.evaluation / "report.md").write_text(report, encoding="utf8")
-    page = render_page(results, report, workspace.evaluation)
+    text = render_report(results, [path.name for path in plots])
+    (workspace.evaluation / "report.md").write_text(text, encoding="utf8")
+    page = render_page(results, text, workspace.evaluation)
     (workspace.evaluation / "report.html").write_text(page, encoding="utf8")
-    # Last: that it is there says that the report is, too.
-    write_results(results, workspace.results_file)
 
 
 def git_commit() -> str | None:

@@ -37,7 +37,7 @@ def test_commands_parse(command):
         assert stopped.value.code == 0
         return
     fields = [word for word in words[3:] if word != "--dry_run"]
-    assert words[1] in ("train", "export", "evaluate", "card", "push", "run")
+    assert words[1] in ("train", "export", "evaluate", "report", "card", "push", "run")
     load_recipe(words[2], fields)
 
 

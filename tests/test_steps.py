@@ -87,6 +87,22 @@ def test_a_second_run_finds_everything_done(finished, recipe, capsys):
     assert (finished / "onnx" / "qat" / "decoder_model_merged.onnx").stat().st_mtime_ns == stamp
 
 
+def test_a_report_is_rendered_again_without_any_model(finished, recipe, capsys, tmp_path):
+    folder = finished / "evaluation"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("report.")}
+    for name in before:
+        (folder / name).unlink()
+    (finished / "onnx").rename(tmp_path / "onnx")
+    try:
+        assert main(["report", str(recipe)]) == 0
+    finally:
+        (tmp_path / "onnx").rename(finished / "onnx")
+    assert len(before) == 2 and all((folder / name).read_bytes() == content for name, content in before.items())
+    assert "qat" in capsys.readouterr().out
+    assert main(["report", str(recipe), "--output_dir", str(tmp_path / "new")]) == 1
+    assert "results.json: not there; run the evaluation first" in capsys.readouterr().err
+
+
 def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):
     assert main(["train", str(recipe), "--learning_rate", "5e-4", "--logging_steps", "7"]) == 1
     error = capsys.readouterr().err
