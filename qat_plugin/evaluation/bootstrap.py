@@ -12,7 +12,9 @@ speaks for more speech of these speakers only.
 Of few units the middle 95 % of the draws are too narrow: the draws' variance is that of `n - 1` in `n`, and its own
 uncertainty is left out. So the quantiles are taken further out, where the middle 95 % of Student's t with `n - 1` degrees
 of freedom would lie (the expanded percentile interval of Hesterberg, "What Teachers Should Know about the Bootstrap",
-The American Statistician 2015). For hundreds of utterances that changes nothing to speak of.
+The American Statistician 2015). For hundreds of utterances that changes nothing to speak of. Pooled corpora have the degrees
+of freedom of Satterthwaite ("An Approximate Distribution of Estimates of Variance Components", Biometrics 1946): where most of
+the doubt comes from a corpus of few units, hundreds of units of another do not make up for it.
 """
 
 from __future__ import annotations
@@ -135,7 +137,10 @@ def wer_interval(strata: Sequence[Counts], *, resamples: int = DEFAULT_RESAMPLES
         resamples, seed: see `resample_sums`.
     """
     errors, words = resample_sums(strata, resamples, seed).T
-    return _interval(errors / _at_least_one(words), _Expansion(strata))
+    total_errors, total_words = _totals(strata)
+    rate = total_errors / max(total_words, 1)
+    expansion = _Expansion([counts[:, 0] - rate * counts[:, 1] for counts in strata])
+    return _interval(errors / _at_least_one(words), expansion)
 
 
 def paired_difference(
@@ -149,17 +154,22 @@ def paired_difference(
     """
     arm, baseline, words = resample_sums(strata, resamples, seed).T
     differences = (arm - baseline) / _at_least_one(words)
-    total_arm, total_baseline, total_words = (int(total) for total in np.sum([s.sum(axis=0) for s in strata], axis=0))
-    expansion = _Expansion(strata)
+    total_arm, total_baseline, total_words = _totals(strata)
+    difference = (total_arm - total_baseline) / max(total_words, 1)
+    expansion = _Expansion([counts[:, 0] - counts[:, 1] - difference * counts[:, 2] for counts in strata])
     # One is added so that no finite number of resamples claims a probability of 0.
     tail = 1 + min(np.count_nonzero(arm <= baseline), np.count_nonzero(arm >= baseline))
     return Difference(
-        value=(total_arm - total_baseline) / max(total_words, 1),
+        value=difference,
         interval=_interval(differences, expansion),
         relative=(total_arm - total_baseline) / total_baseline if total_baseline else None,
         relative_interval=_interval((arm - baseline) / baseline, expansion) if baseline.all() else None,
         p_value=expansion.p_value(tail / (resamples + 1)),
     )
+
+
+def _totals(strata: Sequence[Counts]) -> list[int]:
+    return [int(total) for total in np.sum([counts.sum(axis=0) for counts in strata], axis=0)]
 
 
 def _at_least_one(words: Counts) -> Counts:
@@ -168,13 +178,20 @@ def _at_least_one(words: Counts) -> Counts:
 
 
 class _Expansion:
-    """How far out the quantiles of few units are taken; of many strata together, by all their degrees of freedom."""
+    """How far out the quantiles are taken.
 
-    def __init__(self, strata: Sequence[Counts]) -> None:
-        units = sum(map(len, strata))
-        # One unit in each stratum: every draw is the same, and no quantile can tell how sure that is.
-        self._freedom = max(units - len(strata), 1)
-        self._spread = math.sqrt(units / self._freedom)
+    `contributions`: of each stratum what its units add to the rate's numerator beyond the rate itself, shape (units,).
+    """
+
+    def __init__(self, contributions: Sequence[NDArray[np.float64]]) -> None:
+        # A stratum of one unit gives the same draw always, and cannot tell how sure it is.
+        drawn = [(len(units), len(units) * float(units.var())) for units in contributions if len(units) > 1]
+        unbiased = [(n - 1, variance * n / (n - 1)) for n, variance in drawn if variance > 0]
+        total = sum(variance for _, variance in unbiased)
+        self._freedom, self._spread = 1.0, 1.0  # where all draws are alike, so that all quantiles are
+        if total > 0:
+            self._freedom = total**2 / sum(variance**2 / freedom for freedom, variance in unbiased)
+            self._spread = math.sqrt(total / sum(variance for _, variance in drawn))
         # Wallace, "Bounds on Normal Approximations to Student's and the Chi-Square Distributions", 1959: within 0.2 % of
         # t's quantile from 7 degrees of freedom on, and invertible.
         self._wallace = (8 * self._freedom + 3) / (8 * self._freedom + 1)

@@ -36,22 +36,35 @@ def test_against_plain_python() -> None:
                 for column in range(3):
                     total[column] += int(counts[index][column])
 
-    # 37 units in two strata; 2.0301 is the 97.5 % quantile of Student's t with 35 degrees of freedom
-    freedom, spread = 35, math.sqrt(37 / 35)
-    tail = NormalDist().cdf(-2.0301 * spread)
+    sums = [sum(int(row[column]) for counts in strata for row in counts) for column in range(3)]
 
-    def interval(values):
+    def expansion(of_unit):
+        """Satterthwaite's degrees of freedom, and how much narrower than the truth the draws are."""
+        drawn = unbiased = doubt = 0.0
+        for counts in strata:
+            values, n = [of_unit(*map(int, row)) for row in counts], len(counts)
+            squares = sum((value - sum(values) / n) ** 2 for value in values)
+            drawn, unbiased = drawn + squares, unbiased + squares * n / (n - 1)
+            doubt += (squares * n / (n - 1)) ** 2 / (n - 1)
+        return unbiased**2 / doubt, math.sqrt(unbiased / drawn)
+
+    def interval(values, freedom, spread):
+        quantile = next(t for t in np.arange(1.9, 4, 1e-4) if two_sided_t(t, freedom) <= 0.05)
+        tail = NormalDist().cdf(-quantile * spread)
         values = sorted(values)
         # numpy's quantile: linear between the neighbours of rank q * (n - 1)
         ranks = [q * (resamples - 1) for q in (tail, 1 - tail)]
         return [values[int(r)] + (r - int(r)) * (values[int(r) + 1] - values[int(r)]) for r in ranks]
 
     mine = wer_interval([s[:, [0, 2]] for s in strata], resamples=resamples, seed=seed)
-    assert [mine.low, mine.high] == pytest.approx(interval([a / w for a, _, w in totals]), abs=1e-4)
+    by_wer = expansion(lambda a, _, w: a - sums[0] / sums[2] * w)
+    assert 7 < by_wer[0] < 35  # the seven units' share of the doubt is larger than that of the units
+    assert [mine.low, mine.high] == pytest.approx(interval([a / w for a, _, w in totals], *by_wer), abs=2e-4)
     difference = paired_difference(strata, resamples=resamples, seed=seed)
-    expected = interval([(a - b) / w for a, b, w in totals])
+    freedom, spread = by_difference = expansion(lambda a, b, w: a - b - (sums[0] - sums[1]) / sums[2] * w)
+    expected = interval([(a - b) / w for a, b, w in totals], *by_difference)
     assert [difference.interval.low, difference.interval.high] == pytest.approx(expected, abs=1e-4)
-    expected = interval([(a - b) / b for a, b, _ in totals])
+    expected = interval([(a - b) / b for a, b, _ in totals], *by_difference)
     assert difference.relative_interval is not None
     assert [difference.relative_interval.low, difference.relative_interval.high] == pytest.approx(expected, abs=1e-4)
     errors, baseline, words = np.concatenate(strata).sum(axis=0)
@@ -62,9 +75,9 @@ def test_against_plain_python() -> None:
     assert difference.p_value == pytest.approx(two_sided_t(t, freedom), rel=0.01)
 
 
-def two_sided_t(t: float, freedom: int) -> float:
+def two_sided_t(t: float, freedom: float) -> float:
     """The probability beyond ±t of Student's t, by adding up its density."""
-    x = np.linspace(t, t + 60, 600_001)
+    x = np.linspace(t, t + 60, 60_001)
     density = (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
     return float(2 * scale * np.trapezoid(density, x))
@@ -200,6 +213,24 @@ def test_intervals_over_utterances_cover_what_they_say() -> None:
 
 def test_intervals_over_speakers_cover_what_they_say() -> None:
     assert all(0.93 <= share <= 0.97 for share in coverage(30, 12, correlated=True, by_speaker=True))
+
+
+def test_a_corpus_of_few_units_is_not_made_sure_by_another_of_many() -> None:
+    """Sixty clips and ten long ones of half of the words: what the pooled interval says holds."""
+    rng = np.random.default_rng(3)
+    wer = difference = 0
+    for trial in range(600):
+        strata = []
+        for units, words in ((60, 8), (10, 60)):
+            baseline = rng.beta(4, 16, units)
+            arm = np.minimum(baseline * rng.uniform(0.8, 1.4, units), 1)
+            heard = [rng.binomial(words, arm), rng.binomial(words, baseline), np.full(units, words)]
+            strata.append(np.column_stack(heard))
+        interval = wer_interval([counts[:, 1:] for counts in strata], resamples=400, seed=trial)
+        wer += interval.low <= 0.2 <= interval.high
+        interval = paired_difference(strata, resamples=400, seed=trial).interval
+        difference += interval.low <= 0.02 <= interval.high
+    assert 0.93 <= wer / 600 <= 0.97 and 0.93 <= difference / 600 <= 0.97
 
 
 def test_utterances_of_one_speaker_are_no_evidence_of_their_own() -> None:
