@@ -24,11 +24,11 @@ help:
 	@echo "make test             all tests"
 	@echo "make test-clients     what others load the exported files with: Optimum, transformers.js in Node and in Chromium"
 	@echo "make check            ruff and mypy"
-	@echo "make train-qat-int8   train, export, measure: recipes/whisper-large-v3-distil-fr-int8.json"
+	@echo "make train-qat-int8   train recipes/whisper-large-v3-distil-fr-int8.json, on all GPUs"
 	@echo "make train-qat-int4   the same for recipes/whisper-large-v3-distil-fr-int4.json"
 	@echo "make bench-quality    every arm on three corpora: COMMON_VOICE=FOLDER of LANGUAGE/manifest.jsonl"
 	@echo "make bench-speed      beside transformers and faster-whisper, the models of RUN_INT4 and RUN_INT8"
-	@echo "make evaluate-qat     measure RECIPE=$(RECIPE) again, as in ARGS=\"--corpora mtedx\""
+	@echo "make evaluate-qat     export and measure RECIPE=$(RECIPE), as in ARGS=\"--corpora mtedx\""
 
 # A stamp says that an environment is complete; one whose making was interrupted is finished by the next call.
 $(VENV)/.base: setup.cfg pyproject.toml
@@ -73,6 +73,7 @@ train-qat-int4: $(VENV)/.base
 	$(BIN)/accelerate launch -m qat_plugin.train whisper-large-v3-distil-fr-int4 $(ARGS)
 
 evaluate-qat: $(VENV)/.base
+	$(BIN)/qat-plugin export $(RECIPE) $(ARGS)
 	$(BIN)/qat-plugin evaluate $(RECIPE) $(ARGS)
 
 bench-quality: $(VENV)/.dev

@@ -44,7 +44,7 @@ def write_results(name: str, figures: list[dict[str, Any]], private: str = "", *
         **more,
     }
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    if private:
+    if Path(private).is_absolute():
         text = text.replace(private, Path(private).name)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

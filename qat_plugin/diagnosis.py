@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from qat_plugin import steps
-from qat_plugin.arms import FLOAT
+from qat_plugin.arms import ARMS, FLOAT
 from qat_plugin.recipe import Recipe
 from qat_plugin.workspace import Workspace
 
@@ -26,7 +26,10 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     from qat_plugin.training.run import measure_parts
 
     arms = [FLOAT, "ptq-rtn", PTQ]
-    few = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, arms=arms))
+    # A finished evaluation stays whole: its other arms are measured already.
+    measured = read_results(workspace.results_file)["arms"] if workspace.results_file.is_file() else ()
+    shown = [arm for arm in ARMS if arm in arms or arm in measured]
+    few = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, arms=shown))
     steps.export(few, workspace)
     steps.evaluate(few, workspace)
     results = read_results(workspace.results_file)

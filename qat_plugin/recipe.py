@@ -5,8 +5,8 @@ The defaults are the values that the shipped recipes share. Checking and loading
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Optional
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Optional
 
 from transformers import Seq2SeqTrainingArguments
 
@@ -84,6 +84,16 @@ class DataArguments:
         },
     )
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode and filter audio."})
+
+
+def training_speech(data: DataArguments) -> dict[str, Any]:
+    """The fields that decide which samples training hears, and at which speeds; not those of test corpora or of haste."""
+    names = {*data.train_corpora, *data.validation_data}
+    manifests = [entry for entry in data.corpus_manifests if entry.partition("=")[0] in names]
+    decided = {**asdict(data), "corpus_manifests": manifests}
+    return {
+        name: value for name, value in decided.items() if name not in ("preprocessing_num_workers", "max_bad_row_share")
+    }
 
 
 @dataclass

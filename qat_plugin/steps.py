@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
+from qat_plugin.data.languages import language_code
 from qat_plugin.errors import RecipeError, WorkspaceError
-from qat_plugin.recipe import Recipe
+from qat_plugin.files import sha256_of
+from qat_plugin.recipe import Recipe, training_speech
+from qat_plugin.recipe_checks import WINDOW
 from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
 from qat_plugin.workspace import Workspace
 
@@ -24,7 +27,7 @@ _UNDECIDING = (
     "output_dir", "logging_", "log_", "save_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub",
     "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
-    "local_rank", "enable_jit_checkpoint",
+    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size",
 )  # fmt: skip
 
 
@@ -55,8 +58,9 @@ def open_workspace(recipe: Recipe) -> Workspace:
 
 def training_inputs(recipe: Recipe) -> dict[str, Any]:
     """Every field that decides the trained weights."""
-    groups: list[Any] = [recipe.model, recipe.data, recipe.quantization, recipe.distillation]
+    groups: list[Any] = [recipe.model, recipe.quantization, recipe.distillation]
     inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+    inputs |= {**training_speech(recipe.data), "language": language_code(recipe.model.language)}
     trained = {field.name for field in dataclasses.fields(recipe.training)}
     for name, value in recipe_to_dict(recipe).items():
         if name in trained and not name.startswith(_UNDECIDING):
@@ -143,13 +147,19 @@ def _test_corpora(recipe: Recipe) -> list[Any]:
 
 
 def _parity_clips(recipe: Recipe) -> list[tuple[Any, str]]:
-    """Audio and language of the first test clips that fit the window, in turn from every corpus."""
-    clips: list[tuple[Any, str]] = []
-    corpora = _test_corpora(recipe)
-    fitting = [((corpus, row) for row in corpus if row["duration"] <= 30) for corpus in corpora]
-    for corpus, row in itertools.islice(_in_turn(fitting), recipe.evaluation.parity_samples):
-        clips.append((corpus.read(row), row["language"] or recipe.model.language))
-    return clips
+    """Audio and language of the first test clips, in turn from every corpus; of longer ones the first window."""
+    from qat_plugin.data.audio import SAMPLING_RATE
+
+    rows = _in_turn(
+        [
+            [(corpus, row) for row in itertools.islice(corpus, recipe.evaluation.parity_samples)]
+            for corpus in _test_corpora(recipe)
+        ]
+    )
+    return [
+        (corpus.read(row)[: int(WINDOW * SAMPLING_RATE)], row["language"] or recipe.model.language)
+        for corpus, row in itertools.islice(rows, recipe.evaluation.parity_samples)
+    ]
 
 
 def _in_turn(sources: list[Any]) -> Iterator[Any]:
@@ -167,7 +177,11 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
     for arm in evaluation.arms:
         if not workspace.onnx(arm).is_dir():
             raise WorkspaceError(f"{workspace.onnx(arm)} does not exist: run the step 'export' first")
-    inputs = {**dataclasses.asdict(evaluation), **_export_states(workspace, evaluation.arms)}
+    inputs = {
+        **dataclasses.asdict(evaluation),
+        **_export_states(workspace, evaluation.arms),
+        **_local_speech(recipe),
+    }
     if workspace.is_done("evaluate", inputs) and workspace.results_file.is_file():
         say("evaluate", f"done already: {workspace.results_file}")
     else:
@@ -191,6 +205,16 @@ def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
     }
 
 
+def _local_speech(recipe: Recipe) -> dict[str, str]:
+    """Digest of each test corpus' manifest on this machine: corrected references and new rows are measured again."""
+    from qat_plugin.data.corpora import find_corpora
+
+    evaluation = recipe.evaluation
+    found = find_corpora([*evaluation.corpora, *evaluation.test_data], recipe.data.corpus_manifests)
+    paths = {corpus.name: Path(corpus.path) for corpus in found if corpus.source != "hub" and corpus.path is not None}
+    return {f"manifest_{name}": sha256_of(path) for name, path in paths.items() if path.is_file()}
+
+
 def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
     """Transcribe what is not transcribed yet; returns the test corpora."""
     from qat_plugin.evaluation.run import evaluate_arm
@@ -199,10 +223,9 @@ def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
     evaluation = recipe.evaluation
     corpora = _test_corpora(recipe)
     overlap = check_overlap(recipe, corpora)
-    say(
-        "evaluate",
-        f"{overlap.same_text} of {overlap.test_rows} test texts, and no test audio, are in the training speech",
-    )
+    compared = f"{overlap.same_text} of {overlap.test_rows} test texts, and no test audio, are in the training speech"
+    unchecked = f"; not compared, because streamed: {', '.join(overlap.unchecked)}" if overlap.unchecked else ""
+    say("evaluate", compared + unchecked)
     for corpus in corpora:
         for arm in evaluation.arms:
             evaluate_arm(
@@ -289,7 +312,8 @@ def _write_report(workspace: Workspace, results: dict[str, Any]) -> None:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with '+changes' when files differ from it; None outside a git checkout."""
+    """Commit of the code that runs, with '+changes' when files differ from it; None outside a git checkout, or in one that
+    git does not read (another user's, or without a commit)."""
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
@@ -297,9 +321,11 @@ def git_commit() -> str | None:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
 
-    return git("rev-parse", "HEAD").strip() + (
-        "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    )
+    try:
+        commit, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain", "--untracked-files=no")
+    except subprocess.CalledProcessError:
+        return None
+    return commit + ("+changes" if changes else "")
 
 
 def card(recipe: Recipe, workspace: Workspace) -> None:
@@ -308,8 +334,10 @@ def card(recipe: Recipe, workspace: Workspace) -> None:
     from qat_plugin.publishing import write_card
 
     data, evaluation = recipe.data, recipe.evaluation
-    names = [*data.train_corpora, *data.train_data, *evaluation.corpora, *evaluation.test_data]
-    definitions = [dataclasses.asdict(found) for found in find_corpora(names, data.corpus_manifests)]
+    # One after the other: a training and a test corpus may share a name.
+    trained = find_corpora([*data.train_corpora, *data.train_data], data.corpus_manifests)
+    tested = find_corpora([*evaluation.corpora, *evaluation.test_data], data.corpus_manifests)
+    definitions = [dataclasses.asdict(found) for found in (*trained, *tested)]
     say("card", f"from {workspace.results_file}")
     path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, corpora=definitions)
     say("card", f"written: {path}")

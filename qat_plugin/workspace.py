@@ -84,7 +84,7 @@ class Workspace:
 
     def seconds(self) -> dict[str, float]:
         """Wall time of each step done, all its sessions added up."""
-        return {name: step["seconds"] for name, step in self._read().items()}
+        return {name: step["seconds"] for name, step in self._read().items() if step["done"]}
 
     def is_done(self, step: str, inputs: dict[str, Any]) -> bool:
         """Whether `step` was finished with these inputs."""

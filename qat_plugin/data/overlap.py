@@ -62,7 +62,7 @@ def assert_no_overlap(
             if text is not None:
                 texts.setdefault(text, f"{corpus.name}:{name}")
 
-    hashes: dict[tuple[str, int], str] = {}
+    hashes: dict[tuple[int, int], str] = {}
     audio_lines, text_lines = [], []
     for corpus in test:
         for index, (name, text, duration) in enumerate(_columns(corpus)):
@@ -101,10 +101,10 @@ def _row_id(corpus: Corpus, index: int) -> str:
     return str(corpus.rows[index]["id"])
 
 
-def _hash(cache: dict[tuple[str, int], str], place: tuple[Corpus, int]) -> str:
+def _hash(cache: dict[tuple[int, int], str], place: tuple[Corpus, int]) -> str:
     corpus, index = place
     assert isinstance(corpus.rows, datasets.Dataset)
-    key = (corpus.name, index)
+    key = (id(corpus), index)  # a training and a test corpus may share a name
     if key not in cache:
         cache[key] = hashlib.sha256(audio_bytes(corpus.rows[index]["audio"])).hexdigest()
     return cache[key]

@@ -21,7 +21,11 @@ def measurements_by_corpus(results: Results) -> dict[str, dict[str, Any]]:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
     """The first `text_columns` columns to the left, the others, which are figures, to the right."""
     rules = ["---" if i < text_columns else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rules, *rows])
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rules, *rows])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def percent(fraction: float) -> str:

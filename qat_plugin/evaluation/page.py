@@ -39,7 +39,8 @@ def render_page(results: Mapping[str, Any], report: str, evaluation_dir: Path) -
 
     Reads plots and CORPUS/ARM.jsonl in `evaluation_dir`; needs no model.
     """
-    body = MarkdownIt("commonmark").enable("table").render(report)
+    # Names of speakers and corpora come from anywhere: no HTML of theirs is let through.
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(report)
     body = _IMAGE.sub(lambda found: f'<img src="{_data_uri(evaluation_dir / found[1])}"', body)
     body = _FOLDED.sub(r"<details><summary>\1</summary>\2</details>", body)
     arms = list(results["arms"])

@@ -78,14 +78,13 @@ class TranscriptFile:
         return len(self._lines)
 
     def find_batch(self, rows: Sequence[dict[str, Any]]) -> list[Transcript] | None:
-        """The transcripts of these rows if they were decoded together; otherwise None.
+        """The transcripts of these rows if they were decoded together, and the corpus says the same of them; otherwise None.
 
         int8 activations are quantized per batch, so a transcript belongs to its batch.
         """
         found = self._batches.get(rows[0]["id"], [])
-        if [(t.id, t.reference) for t in found] == [(row["id"], row["text"]) for row in rows]:
-            return found
-        return None
+        same = len(found) == len(rows) and all(_is_of(transcript, row) for transcript, row in zip(found, rows))
+        return found if same else None
 
     def append(self, transcripts: Iterable[Transcript]) -> None:
         """Write transcripts and hand them to the operating system at once."""
@@ -122,6 +121,15 @@ class TranscriptFile:
         text = json.dumps({"complete": complete, "settings": self._settings}, ensure_ascii=False, indent=1)
         scratch.write_text(text + "\n", encoding="utf8")
         scratch.replace(self._settings_path)
+
+
+def _is_of(transcript: Transcript, row: dict[str, Any]) -> bool:
+    said = (transcript.id, transcript.reference, transcript.speaker, transcript.duration)
+    # A row without a language is heard in the recipe's, which is among the settings.
+    return said == (row["id"], row["text"], row["speaker"], round(float(row["duration"]), 4)) and row["language"] in (
+        None,
+        transcript.language,
+    )
 
 
 def read_transcripts(path: Path) -> tuple[dict[str, Any], list[Transcript]]:

@@ -54,7 +54,10 @@ def publish_to_folder(
 
 def _publish(folder: Path, files: list[PlannedFile], target: Path, dry_run: bool) -> FolderReport:
     present = [path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()]
-    if target.is_file() or (present and not {"README.md", "parity.json"} <= set(present)):
+    ours = {file.name for file in files}
+    ours |= {Path(name).with_name(f".{Path(name).name}.partial").as_posix() for name in ours}
+    # What an interrupted call left holds nothing but our files.
+    if target.is_file() or (not {"README.md", "parity.json"} <= set(present) and not ours.issuperset(present)):
         raise PublishError(f"{target} holds something else than a published model: name a new folder or empty it")
     if target.resolve() == folder.resolve():
         raise PublishError(f"{target} is the exported folder itself: name another one")

@@ -22,7 +22,7 @@ from qat_plugin.encoder_context import EncoderContext, set_encoder_context
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
-from qat_plugin.recipe import Recipe
+from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights
 from qat_plugin.training.pseudo_labels import pseudo_labels
@@ -63,8 +63,14 @@ def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, Whisper
 
 def check_overlap(recipe: Recipe, test: Sequence[Corpus]) -> OverlapReport:
     """Refuse with `DataError` to train on audio that is tested on; shared texts are counted and reported."""
-    names = [*recipe.data.train_corpora, *recipe.data.train_data, *recipe.data.validation_data]
-    return assert_no_overlap(load_training_corpora(names, recipe.data, allow_missing_text=True), test)
+    data = recipe.data
+    # One after the other: corpora for training and for validation may share a name.
+    heard = [
+        corpus
+        for names in ([*data.train_corpora, *data.train_data], data.validation_data)
+        for corpus in load_training_corpora(names, data, allow_missing_text=True)
+    ]
+    return assert_no_overlap(heard, test)
 
 
 def _dataset(
@@ -117,7 +123,7 @@ def _training_data(
     if distillation.pseudo_labels:
         teacher = _teacher(recipe) or model
         # The teacher hears clips as they were recorded.
-        data = dataclasses.replace(recipe.data, speed_perturbation=0.0)
+        heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
         was_training, context = teacher.training, encoder_context(recipe)
         dataset = pseudo_labels(
             teacher.to(recipe.training.device).eval(),
@@ -130,7 +136,7 @@ def _training_data(
                 "task": recipe.model.task,
                 "samples": len(dataset),
                 "encoder_context": recipe.model.encoder_context,
-                **dataclasses.asdict(data),
+                **heard,
             },
             task=recipe.model.task,
             max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
