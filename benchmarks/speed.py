@@ -5,7 +5,7 @@
 
 Every system is a process of its own, and they take turns: each round, each of them transcribes all clips (greedy, language
 and task set), so that a noisy machine is noisy for all. Figures are medians over rounds; ratios are taken within a round.
-"auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS.json and a plot.
+"auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS-threads.json and a plot.
 """
 
 from __future__ import annotations

@@ -146,6 +146,15 @@ def _streaming(v: Values) -> Iterator[str]:
         )
 
 
+def _epochs(v: Values) -> Iterator[str]:
+    changing = [name for name in ("streaming", "speed_perturbation") if v[name]]
+    if v["dataloader_persistent_workers"] and changing:
+        yield (
+            f"dataloader_persistent_workers is true and {changing[0]} is {quote(v[changing[0]])}: workers that stay never hear "
+            "of a new epoch, and would give the first one again; turn the former off"
+        )
+
+
 def _validation(v: Values) -> Iterator[str]:
     train = {*v["train_corpora"], *v["train_data"]}
     validation, test = set(v["validation_data"]), {*v["corpora"], *v["test_data"]}
@@ -233,6 +242,7 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _train_data,
     _durations,
     _streaming,
+    _epochs,
     _validation,
     _quantization,
     _distillation,

@@ -52,7 +52,8 @@ def open_workspace(recipe: Recipe) -> Workspace:
             + "\n  ".join(differences)
             + "\nname another output_dir, restore the values, or delete the folder"
         )
-    save_recipe(recipe, workspace.recipe_file)
+    if workspace.keeps_books:
+        save_recipe(recipe, workspace.recipe_file)
     return workspace
 
 
@@ -70,19 +71,22 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
 
 def train(recipe: Recipe, workspace: Workspace) -> None:
     """Train, or say that it is done; and the float control, where an arm needs it."""
+    from qat_plugin.training.run import end_process_group
+
     _train(recipe, workspace, TRAINED)
     if needs_fine_tuning(recipe.evaluation.arms):
         _train(recipe, workspace, FINE_TUNED)
+    end_process_group()
 
 
 def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
-    from qat_plugin.training.run import run_training
+    from qat_plugin.training.run import last_checkpoint, run_training
 
     folder, inputs, step = workspace.checkpoint(arm), training_inputs(recipe), _TRAINING_STEPS[arm]
     if workspace.is_done(step, inputs):
         say(step, f"done already: {folder}")
         return
-    started = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    started = last_checkpoint(folder)
     args = recipe.training
     length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
     kind = f"{recipe.quantization.target} QAT" if arm == TRAINED else "float control"
@@ -90,7 +94,7 @@ def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
         step,
         f"{kind} of {recipe.model.model_name_or_path}: {length} of "
         f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} samples; "
-        + (f"goes on from {started[-1].name}" if started else "nothing done yet"),
+        + (f"goes on from {started.name}" if started else "nothing done yet"),
     )
     with workspace.step(step, inputs):
         run_training(recipe, folder, quantized=arm == TRAINED)

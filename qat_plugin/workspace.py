@@ -31,11 +31,19 @@ from qat_plugin.errors import WorkspaceError
 
 
 class Workspace:
-    """Paths and state of one output folder. Raises `WorkspaceError` when the folder is not one of ours."""
+    """Paths and state of one output folder. Raises `WorkspaceError` when the folder is not one of ours.
+
+    Attributes:
+        keeps_books: whether this process writes the state. Under `accelerate launch` all processes go through the same
+            steps, and the first of them does.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.keeps_books = os.environ.get("RANK", "0") == "0"
         self._state_file = self.root / "state.json"
+        if not self.keeps_books:
+            return
         if self.root.is_file():
             raise WorkspaceError(f"output_dir is {str(self.root)!r}, which is a file: name a folder")
         if self.root.is_dir() and any(self.root.iterdir()) and not self._state_file.is_file():
@@ -125,6 +133,8 @@ class Workspace:
             self._write({**self._read(), name: entry})
 
     def _read(self) -> dict[str, Any]:
+        if not self.keeps_books and not self._state_file.is_file():
+            return {}  # The process that writes it has not come that far.
         try:
             state: dict[str, Any] = json.loads(self._state_file.read_text(encoding="utf8"))
         except json.JSONDecodeError as error:
@@ -134,6 +144,8 @@ class Workspace:
         return state
 
     def _write(self, state: dict[str, Any]) -> None:
+        if not self.keeps_books:
+            return
         # Written aside and renamed: a run that is killed here leaves the old state, never half a file.
         scratch = self._state_file.with_suffix(".tmp")
         scratch.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf8")

@@ -94,7 +94,12 @@ def test_the_command_writes_a_verdict_a_table_and_a_plot(tones_manifest, tiny_sh
         "test_data": [str(tmp_path / "test.jsonl")], "target": "int4", "calibration_samples": 2, "parity_samples": 1,
         "bootstrap_resamples": 100, "output_dir": str(tmp_path / "out"), "max_steps": 1, "use_cpu": True,
     }))  # fmt: skip
+    results = tmp_path / "out" / "evaluation" / "results.json"
+    assert main(["export", str(recipe), "--arms", "fp", "ptq-mse"]) == 0
+    assert main(["evaluate", str(recipe), "--arms", "fp", "ptq-mse"]) == 0
     assert main(["diagnose", str(recipe)]) == 0
+    # What had been measured before is in the results still.
+    assert list(json.loads(results.read_text("utf8"))["arms"]) == ["fp", "ptq-rtn", "ptq-mse", "ptq-gptq"]
     assert "int4 before training" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "diagnosis" / "diagnosis.json").read_text("utf8"))
     assert found["kl_all"] > 0 and {part["part"] for part in found["parts"]} >= {"encoder.layers.0", "decoder.layers.1"}

@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {
     "max_eval_samples": None, "min_eval_words": 1, "eval_num_beams": 1, "eval_batch_size": 1,
     "bootstrap_resamples": 2000, "parity_samples": 8, "num_threads": None, "learning_rate": 1e-5, "max_steps": -1,
     "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
-    "eval_strategy": "no", "bf16": False, "fp16": False, "hub_token": None,
+    "dataloader_persistent_workers": False, "eval_strategy": "no", "bf16": False, "fp16": False, "hub_token": None,
 }  # fmt: skip
 
 
@@ -50,6 +50,10 @@ def test_good_values_have_no_message() -> None:
         ({"min_duration_in_seconds": 5.0, "max_duration_in_seconds": 5.0},
          ["min_duration_in_seconds is 5.0 and max_duration_in_seconds is 5.0: no clip is left; lower the first"]),
         ({"max_duration_in_seconds": 31.0}, ["max_duration_in_seconds is 31.0: it must be between 0 and 30"]),
+        (
+            {"speed_perturbation": 0.1, "dataloader_persistent_workers": True},
+            ["dataloader_persistent_workers is true and speed_perturbation is 0.1: workers that stay never hear of a new"],
+        ),
         ({"speed_perturbation": 0.5}, ["speed_perturbation is 0.5: it must be between 0 and 0.3"]),
         ({"join_to_seconds": 40.0}, ["join_to_seconds is 40.0: it must be between 0 and 30"]),
         ({"max_bad_row_share": 1.5}, ["max_bad_row_share is 1.5: it must be between 0 and 1"]),

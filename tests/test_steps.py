@@ -1,6 +1,7 @@
 """The whole line on a tiny Whisper: train, export, evaluate, card, push, each as the command runs it, and again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,7 @@ from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.cli import main
+from qat_plugin.steps import git_commit
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +119,42 @@ def test_export_before_training_says_what_to_do(recipe, tmp_path, capsys):
 
 
 def test_test_audio_in_the_training_speech_is_refused(finished, recipe, capsys):
-    train = json.loads(recipe.read_text())["train_data"]
-    assert main(["evaluate", str(recipe), "--test_data", *train]) == 1
-    assert "train" in capsys.readouterr().err
+    (train,) = json.loads(recipe.read_text())["train_data"]
+    assert main(["evaluate", str(recipe), "--test_data", train]) == 1
+    assert "is both trained on and tested on" in capsys.readouterr().err
+    leaked = shutil.copy(train, recipe.parent / "leaked.jsonl")
+    assert main(["evaluate", str(recipe), "--test_data", str(leaked)]) == 1
+    assert "4 audio files and 4 texts of 4 test rows are also in the training speech" in capsys.readouterr().err
+
+
+def test_a_private_corpus_is_measured_after_training_and_again_when_it_changed(finished, recipe, tmp_path, capsys):
+    """In a copy of the run: its own results stay."""
+    own = shutil.copytree(finished, tmp_path / "out")
+    rows = [json.loads(line) for line in Path(json.loads(recipe.read_text())["test_data"][0]).read_text().splitlines()]
+    for row, speaker in zip(rows, ("a", "b"), strict=True):
+        row["speaker"] = speaker
+    private = tmp_path / "zaion5.jsonl"
+
+    def evaluate() -> dict:
+        private.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = ["evaluate", str(recipe), "--output_dir", str(own), "--test_data", "--corpora", "zaion5"]
+        more = ["--corpus_manifests", f"zaion5={private}", "--language", "fr", "--preprocessing_num_workers", "2"]
+        assert main([*command, *more]) == 0
+        return json.loads((own / "evaluation" / "results.json").read_text())
+
+    before = evaluate()
+    assert list(before["corpora"]) == ["zaion5"]
+    evaluate()
+    assert "[evaluate] done already" in capsys.readouterr().err
+    rows[0]["text"] += " encore"
+    after = evaluate()
+    assert after["corpora"]["zaion5"]["reference_words"] == before["corpora"]["zaion5"]["reference_words"] + 1
+
+
+def test_a_repository_that_git_refuses_to_read_has_no_commit(monkeypatch):
+    assert git_commit()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert git_commit() is None
 
 
 def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hub, monkeypatch, capsys):  # noqa: F811

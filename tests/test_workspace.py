@@ -61,3 +61,15 @@ def test_a_damaged_state_file_names_the_line(tmp_path):
     (tmp_path / "state.json").write_text("{\n oops")
     with pytest.raises(WorkspaceError, match=r"state.json, line 2: not JSON"):
         workspace.seconds()
+
+
+def test_of_several_processes_one_keeps_the_books(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    second = Workspace(tmp_path / "run")
+    with second.step("train", {}):
+        assert not second.is_done("train", {})
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("RANK", "0")
+    with Workspace(tmp_path / "run").step("train", {}):
+        pass
+    assert second.is_done("train", {})

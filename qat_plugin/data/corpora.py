@@ -64,22 +64,19 @@ def data_definition(path: str) -> CorpusDefinition:
     return CorpusDefinition(name, "manifest", str(resolved))
 
 
-def find_corpus(
-    name_or_path: str, corpus_manifests: Sequence[str] = (), *, recipe_path: Path | None = None
-) -> CorpusDefinition:
+def find_corpus(name_or_path: str, corpus_manifests: Sequence[str] = ()) -> CorpusDefinition:
     """The definition of a corpus by its name, by the path of a definition file, or of one's own data by its path.
 
     Args:
         name_or_path: a name in one of the folders of definitions; or the path of a definition file, of a manifest, or
             of a folder of audio. A .json file is a definition when it is an object with 'source'.
         corpus_manifests: NAME=PATH entries; a corpus named there is read from PATH, whatever its definition says.
-        recipe_path: the recipe that asks; the folder 'corpora' beside it is searched first.
 
     Raises:
         DataError: unknown name (lists the known ones), a private corpus without its manifest, or a broken definition.
     """
     manifests = _parse_manifests(corpus_manifests)
-    known = known_corpora(recipe_path)
+    known = known_corpora()
     path = Path(name_or_path).expanduser()
     if name_or_path in known:
         definition = read_definition(known[name_or_path])
@@ -105,15 +102,13 @@ def find_corpus(
     return definition
 
 
-def find_corpora(
-    names_or_paths: Sequence[str], corpus_manifests: Sequence[str] = (), *, recipe_path: Path | None = None
-) -> list[CorpusDefinition]:
+def find_corpora(names_or_paths: Sequence[str], corpus_manifests: Sequence[str] = ()) -> list[CorpusDefinition]:
     """The definitions of several corpora (see `find_corpus`), in the order given.
 
     Raises:
         DataError: as `find_corpus`; or two corpora have the same name.
     """
-    definitions = [find_corpus(name, corpus_manifests, recipe_path=recipe_path) for name in names_or_paths]
+    definitions = [find_corpus(name, corpus_manifests) for name in names_or_paths]
     seen: dict[str, CorpusDefinition] = {}
     for definition in definitions:
         other = seen.setdefault(definition.name, definition)
@@ -125,10 +120,9 @@ def find_corpora(
     return definitions
 
 
-def known_corpora(recipe_path: Path | None = None) -> dict[str, Path]:
-    """Definition files by corpus name; the folder beside the recipe wins over the project's and the current one's."""
-    folders = [] if recipe_path is None else [recipe_path.resolve().parent / "corpora"]
-    folders += [recipes_folder() / "corpora", Path.cwd() / "recipes" / "corpora"]
+def known_corpora() -> dict[str, Path]:
+    """Definition files by corpus name; the project's own win over those of recipes/corpora in the current folder."""
+    folders = [recipes_folder() / "corpora", Path.cwd() / "recipes" / "corpora"]
     known: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.json")):

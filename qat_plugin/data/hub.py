@@ -138,8 +138,10 @@ def describe(definition: CorpusDefinition) -> str:
     return f"dataset {definition.path} ({parts})"
 
 
-def hub_rules(definition: CorpusDefinition, columns: list[str], keep: RowFilter) -> RowRules:
-    """Rules for the raw rows of a Hub dataset with these columns."""
+def hub_rules(
+    definition: CorpusDefinition, columns: list[str], keep: RowFilter, features: datasets.Features | None
+) -> RowRules:
+    """Rules for the raw rows of a Hub dataset with these columns; `features` are None where a stream does not tell."""
     found = find_columns(
         columns,
         describe(definition),
@@ -148,7 +150,9 @@ def hub_rules(definition: CorpusDefinition, columns: list[str], keep: RowFilter)
         speaker=definition.speaker_column,
         require_text=keep.require_text,
     )
-    return RowRules(definition.name, found, keep, language=definition.language)
+    kind = (features or {}).get(found.language)
+    names = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else ()
+    return RowRules(definition.name, found, keep, language=definition.language, language_names=names)
 
 
 def check_downloaded(

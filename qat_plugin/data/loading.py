@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
@@ -173,7 +172,6 @@ def load_training_corpora(
     data_args: DataArguments,
     *,
     allow_missing_text: bool = False,
-    recipe_path: Path | None = None,
 ) -> list[Corpus]:
     """The corpora to train on, filtered as the recipe says.
 
@@ -191,7 +189,7 @@ def load_training_corpora(
             ),
             num_workers=data_args.preprocessing_num_workers,
         )
-        for definition in find_corpora(names_or_paths, data_args.corpus_manifests, recipe_path=recipe_path)
+        for definition in find_corpora(names_or_paths, data_args.corpus_manifests)
     ]
 
 
@@ -199,8 +197,6 @@ def load_test_corpora(
     names_or_paths: Sequence[str],
     data_args: DataArguments,
     evaluation_args: EvaluationArguments,
-    *,
-    recipe_path: Path | None = None,
 ) -> list[Corpus]:
     """The corpora to test on. No duration filter: whatever was said is part of the word error rate."""
     return [
@@ -212,7 +208,7 @@ def load_test_corpora(
             keep=RowFilter(min_words=evaluation_args.min_eval_words),
             num_workers=data_args.preprocessing_num_workers,
         )
-        for definition in find_corpora(names_or_paths, data_args.corpus_manifests, recipe_path=recipe_path)
+        for definition in find_corpora(names_or_paths, data_args.corpus_manifests)
     ]
 
 
@@ -233,14 +229,14 @@ def _load_hub(
         first = next(iter(raw), None)
         if first is None:
             raise DataError(f"{describe(definition)} has no row.")
-        rules = hub_rules(definition, list(first), keep)
+        rules = hub_rules(definition, list(first), keep, raw.features)
         if max_samples is not None:
             report.notes.append(
                 f"streamed: {max_samples} rows drawn with seed {seed} through a buffer of {SHUFFLE_BUFFER}, "
                 "from the beginning of the corpus and not from all of it"
             )
         return Corpus(definition, raw, report, rules, commit, max_samples, seed, max_bad_row_share)
-    rules = hub_rules(definition, raw.column_names, keep)
+    rules = hub_rules(definition, raw.column_names, keep, raw.features)
     rows = check_downloaded(raw, rules, report, describe(definition), num_workers)
     report.stop_if_too_bad(max_bad_row_share)
     report.stop_if_empty()

@@ -37,16 +37,14 @@ class OverlapReport:
     unchecked: list[str] = field(default_factory=list)
 
 
-def assert_no_overlap(
-    train: Sequence[Corpus], test: Sequence[Corpus], *, forbid_shared_text: bool = False
-) -> OverlapReport:
+def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> OverlapReport:
     """Refuse test audio that is in the training speech; count and report test texts that are.
 
     Only files of the same duration are hashed, so that a large training corpus is not read a second time. Short prompts
-    such as "oui" occur everywhere, so shared text alone is an error only with `forbid_shared_text`.
+    such as "oui" occur everywhere, so shared text alone is no error.
 
     Raises:
-        DataError: some audio is in both, or some text with `forbid_shared_text`; names the rows.
+        DataError: some audio is in both; names the rows.
     """
     report = OverlapReport(unchecked=[corpus.name for corpus in [*train, *test] if corpus.streaming])
     train = [corpus for corpus in train if not corpus.streaming]
@@ -77,7 +75,7 @@ def assert_no_overlap(
                 report.same_text += 1
                 text_lines.append(f"{here} has the text of {texts[text]}: {text!r}")
     report.examples = (audio_lines + text_lines)[:MAX_EXAMPLES]
-    if report.same_audio or (forbid_shared_text and report.same_text):
+    if report.same_audio:
         raise DataError(
             f"{report.same_audio} audio files and {report.same_text} texts of {report.test_rows} test rows are also in "
             "the training speech:\n  " + "\n  ".join(report.examples) + "\nRemove them from one of the two."

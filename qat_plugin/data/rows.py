@@ -127,6 +127,7 @@ class RowRules:
         keep: the filter.
         language: of rows that do not tell theirs; None leaves it to the recipe.
         folder: relative audio paths start here; None where the source holds only absolute ones or bytes.
+        language_names: where rows hold a number for their language (`datasets.ClassLabel`): what each number means.
     """
 
     corpus: str
@@ -134,6 +135,7 @@ class RowRules:
     keep: RowFilter
     folder: Path | None = None
     language: str | None = None
+    language_names: tuple[str, ...] = ()
 
     def check(self, raw: Mapping[str, Any], number: int) -> Row | Rejection:
         """The row in its final shape, or why it is not used. `number` becomes the id where the row has none."""
@@ -197,6 +199,8 @@ class RowRules:
         value = raw.get(self.columns.language) if self.columns.language is not None else None
         if value in (None, ""):
             return self.language
+        if isinstance(value, int) and 0 <= value < len(self.language_names):
+            value = self.language_names[value]
         code = language_code(str(value))
         if code is None:
             return Rejection(

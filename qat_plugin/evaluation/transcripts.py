@@ -125,11 +125,10 @@ class TranscriptFile:
 
 def _is_of(transcript: Transcript, row: dict[str, Any]) -> bool:
     said = (transcript.id, transcript.reference, transcript.speaker, transcript.duration)
+    if said != (row["id"], row["text"], row.get("speaker"), round(float(row["duration"]), 4)):
+        return False
     # A row without a language is heard in the recipe's, which is among the settings.
-    return said == (row["id"], row["text"], row["speaker"], round(float(row["duration"]), 4)) and row["language"] in (
-        None,
-        transcript.language,
-    )
+    return row.get("language") in (None, transcript.language)
 
 
 def read_transcripts(path: Path) -> tuple[dict[str, Any], list[Transcript]]:

@@ -108,23 +108,32 @@ def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> 
         if not consumers or not consumers <= allowed:
             raise ParityError(f"{module}: its integers are read by {sorted(consumers)}, expected {operator}")
     for name, tensor in checkpoint.tensors.items():
-        if not (name.endswith(f"{ENCODER_POSITIONS}.weight") and _is_computed(name, tensor, initializers)):
+        if not _is_computed(name, tensor, initializers):
             _check_float(name, tensor, initializers)
-    _check_bytes(files, checkpoint)
+    _check_bytes(files, checkpoint, initializers)
     return compared
 
 
 def _is_computed(name: str, tensor: Array, initializers: dict[str, Array]) -> bool:
     """Whether the file computes positions by the formula, with the right angles, instead of storing them."""
     scales = initializers.get(name.removesuffix("weight") + "inverse_timescales")
-    if scales is None or not are_sinusoids(torch.from_numpy(tensor)):
+    if (
+        not name.endswith(f"{ENCODER_POSITIONS}.weight")
+        or scales is None
+        or not are_sinusoids(torch.from_numpy(tensor))
+    ):
         return False
     return np.array_equal(scales, inverse_timescales(tensor.shape[1]).numpy())
 
 
-def _check_bytes(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> None:
+def _check_bytes(files: list[FileContent], checkpoint: QuantizedCheckpoint, initializers: dict[str, Array]) -> None:
     """Whatever is neither packed integers nor a float tensor of the checkpoint must be no more than small constants."""
-    known = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    known = sum(
+        tensor.nbytes for name, tensor in checkpoint.tensors.items() if not _is_computed(name, tensor, initializers)
+    )
+    # With these, 4-bit integers become 8-bit ones; see `Layers`.
+    identities = {name: array for name, array in initializers.items() if name.startswith("identity_")}
+    known += sum(array.nbytes for array in identities.values() if np.array_equal(array, np.eye(len(array))))
     odd = sum(file.weight_bytes - file.quantized_bytes for file in files) - known
     if odd > _CONSTANT_BYTES:
         raise ParityError(

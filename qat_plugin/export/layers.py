@@ -166,6 +166,9 @@ class Layers:
         parts = self.checkpoint.parts(module)
         if not parts:
             return graph.op("Gather", [self.tensor(graph, f"{module}.weight"), ids])  # type: ignore[no-any-return]
+        if parts[0][1].scheme.operator == "Cast":
+            # Not the output layer as well: stored small, computed in float.
+            return self.stored_rows(graph, module, ids)
         start, found = 0, None
         for name, weight in parts:
             # Ids of other parts read some row of this one, which is then not taken.

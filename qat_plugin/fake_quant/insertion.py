@@ -97,7 +97,9 @@ def prepare(
         scheme = _scheme(names[0], layers[names[0]], tied=tied, target=kind)
         weight = layers[names[0]].weight
         assert isinstance(weight, Tensor)
-        options: dict[str, Any] = {"observer": weight_observer if initialize else None, "learned": learned_scales}
+        # The scale of a frozen weight stands still, too.
+        learned = learned_scales and weight.requires_grad
+        options: dict[str, Any] = {"observer": weight_observer if initialize else None, "learned": learned}
         try:
             hot_rows = _hot_rows(model, len(weight), hot_tokens) if tied else []
             quantizer = _make_quantizer(weight, scheme.weight, hot_rows, **options)

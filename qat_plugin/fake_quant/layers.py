@@ -103,7 +103,10 @@ class WeightQuantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantized `weight`; itself while disabled. Without gradients the result is computed once and reused."""
         if not self.enabled:
-            return weight
+            if self.scale_offset is None or not torch.is_grad_enabled():
+                return weight
+            # In the graph all the same: DistributedDataParallel waits for every parameter's gradient.
+            return weight + 0.0 * self.scale_offset.sum()
         if torch.is_grad_enabled():
             self._baked = None
             return self._fake_quantize(weight)

@@ -124,6 +124,11 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Calibrate a new run; restore the quantizers of a resumed one."""
+        if args.n_gpu > 1:
+            raise QuantizationError(
+                f"this process sees {args.n_gpu} GPUs, which the Trainer would join by nn.DataParallel: its threads share one "
+                "teacher. Start with `accelerate launch`, a process for each GPU, or show one, as in CUDA_VISIBLE_DEVICES=0"
+            )
         if self.quantizer is None:
             return
         if args.learning_rate <= 0:
@@ -183,8 +188,10 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Where the Trainer went back to its best checkpoint, so do the quantizers."""
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.restore(model, Path(state.best_model_checkpoint))
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if best is not None and self.quantizer is not None:
+            # The scales in force at that step, whether or not they have been frozen since.
+            load_quantizer_state(model, Path(best), training=False)
 
     def on_log(
         self,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from qat_plugin.arms import Arm
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
@@ -21,6 +22,7 @@ from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
 from qat_plugin.encoder_context import EncoderContext, set_encoder_context
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
+from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.callback import QATCallback
@@ -124,7 +126,7 @@ def _training_data(
         teacher = _teacher(recipe) or model
         # The teacher hears clips as they were recorded.
         heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
-        was_training, context = teacher.training, encoder_context(recipe)
+        was_training, device, context = teacher.training, teacher.device, encoder_context(recipe)
         dataset = pseudo_labels(
             teacher.to(recipe.training.device).eval(),
             dataset,
@@ -142,7 +144,8 @@ def _training_data(
             max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
             context=None if context is None else context.finer(),
         )
-        teacher.train(was_training)
+        # Where it was: what goes on with the untrained model expects it there.
+        teacher.to(device).train(was_training)
     return dataset, collator
 
 
@@ -161,7 +164,10 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         dataset, collator = _training_data(recipe, model, processor, folder)
     validation = None
     if recipe.data.validation_data:
-        validation = _dataset(recipe, recipe.data.validation_data, model, processor, without_text=False)
+        # Every clip by itself, and all of them.
+        whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0)
+        unjoined = dataclasses.replace(recipe, data=whole)
+        validation = _dataset(unjoined, recipe.data.validation_data, model, processor, without_text=False)
     q, d = recipe.quantization, recipe.distillation
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,
@@ -193,13 +199,28 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
 def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> None:
     """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
     trainer = make_trainer(recipe, folder, quantized=quantized)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     trainer.save_state()
     if trainer.is_world_process_zero():
         trainer.qat.finish(trainer.accelerator.unwrap_model(trainer.model), folder)
         trainer.processing_class.save_pretrained(folder)
-    # Leaves the process group in order; without it several processes may abort at exit.
-    trainer.accelerator.end_training()
+    # No process goes on to what reads the checkpoint before it is written.
+    trainer.accelerator.wait_for_everyone()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole; one that a stopped run was still saving is left out, and written again."""
+    # Quantizers are saved last, behind the Trainer's own state; the float control has none.
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    if any((path / QUANTIZER_CONFIG).is_file() for path in whole):
+        whole = [path for path in whole if (path / QUANTIZER_CONFIG).is_file()]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def end_process_group() -> None:
+    """Leave the processes' group in order, where there is one; without that several processes may abort at exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def save_float_arm(recipe: Recipe, folder: Path, context: EncoderContext | None = None) -> None:

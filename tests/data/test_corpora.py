@@ -55,11 +55,14 @@ def test_malformed_manifest_entry(entry: str) -> None:
         find_corpus("zaion5", [entry])
 
 
-def test_definitions_beside_the_recipe_win(tmp_path: Path) -> None:
-    (tmp_path / "corpora").mkdir()
-    (tmp_path / "corpora" / "mtedx.json").write_text(json.dumps({"source": "manifest", "path": "mine.jsonl"}))
-    definition = find_corpus("mtedx", recipe_path=tmp_path / "recipe.json")
-    assert definition.path == str((tmp_path / "corpora" / "mine.jsonl").resolve())
+def test_definitions_of_the_current_folder_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "recipes" / "corpora"
+    folder.mkdir(parents=True)
+    for name in ("ours", "mtedx"):
+        (folder / f"{name}.json").write_text(json.dumps({"source": "manifest", "path": "mine.jsonl"}))
+    monkeypatch.chdir(tmp_path)
+    assert find_corpus("ours").path == str((folder / "mine.jsonl").resolve())
+    assert find_corpus("mtedx").source == "hub"  # the project's own
 
 
 def test_own_data_by_path(tmp_path: Path) -> None:

@@ -180,6 +180,20 @@ def test_training_stream_joins_and_filters(tmp_path: Path, processor: WhisperPro
     assert dataset.report.rejected["transcript of more than 448 tokens"].examples == ["speech:00000004: has 506"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_language_may_be_a_number_with_a_name(tmp_path: Path, streaming: bool) -> None:
+    (tmp_path / "d").mkdir()
+    kind = datasets.ClassLabel(names=["en", "de", "fr"])
+    features = datasets.Features({"audio": AUDIO_STRUCT, "sentence": datasets.Value("string"), "language": kind})
+    rows = [{"audio": row["audio"], "sentence": row["sentence"], "language": 2} for row in make_rows(2)]
+    table = datasets.Dataset.from_list(rows, features=features).cast_column(
+        "audio", datasets.Audio(sampling_rate=16000)
+    )
+    table.to_parquet(tmp_path / "d" / "test-00000-of-00001.parquet")
+    definition = CorpusDefinition("speech", "hub", str(tmp_path / "d"), split="test", revision="main")
+    assert [row["language"] for row in load_corpus(definition, streaming=streaming)] == ["fr", "fr"]
+
+
 def test_a_stream_is_heard_at_other_speeds_in_each_epoch(tmp_path: Path, processor: WhisperProcessor) -> None:
     corpus = load_corpus(write_dataset(tmp_path / "d", make_rows(3)), streaming=True)
     dataset = stream(processor, [corpus], DataArguments(), speed_perturbation=0.1)

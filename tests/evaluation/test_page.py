@@ -2,6 +2,7 @@
 
 import pytest
 
+from qat_plugin.evaluation.formatting import markdown_table
 from qat_plugin.evaluation.page import Utterance, mark_errors, part_most, render_page
 
 
@@ -37,3 +38,13 @@ def test_long_tables_are_folded_and_nothing_is_lost(tmp_path):
     assert (
         "<details><summary>Files</summary>\n<p>listed</p>\n</details>" in page and "<h2>Errors</h2>\n<p>few</p>" in page
     )
+
+
+def test_names_bring_no_html_and_no_columns(tmp_path):
+    table = markdown_table(
+        ["speaker", "WER"], [["<script>alert(1)</script>", "1.0"], ["a|b\nc", "2.0"]], text_columns=1
+    )
+    results = {"arms": {"fp": {}}, "corpora": {}, "settings": {"normalizer": "basic"}}
+    page = render_page(results, f"# Title\n\n{table}\n", tmp_path)
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert "<td>a|b c</td>" in page.replace(' style="text-align:left"', "")

@@ -188,6 +188,18 @@ def test_rows_that_are_gone_and_changed_texts(folder: Path, tmp_path: Path) -> N
     assert [(line["id"], line["reference"]) for line in lines(path)] == [(r["id"], r["text"]) for r in corpus.rows]
 
 
+@pytest.mark.parametrize("change", [{"language": "en"}, {"speaker": "s9"}, {"duration": 7.0}])
+def test_a_row_that_is_described_anew_is_heard_again(folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = evaluate(folder, ToneCorpus(), tmp_path, FakeModel(folder))
+    corpus = ToneCorpus()
+    corpus.rows[1].update(change)
+    model = FakeModel(folder)
+    evaluate(folder, corpus, tmp_path, model)
+    assert len(model.calls) == 2  # the warm-up, and the row
+    ((key, value),) = change.items()
+    assert lines(path)[1][key] == value
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [("beams", "num_beams: 1 → 4"), ("guard", "loop_guard: True → False"),

@@ -349,3 +349,28 @@ class TestExportVerified:
     def test_refuses_to_compare_nothing(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(ParityError, match="no clip"):
             export_verified(checkpoints["float"], tmp_path / "x", clips=[], task="transcribe")
+
+
+def test_bytes_that_nothing_accounts_for_are_found(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """As many as the encoder's positions would take, which are computed and not stored."""
+    checkpoint = read_checkpoint(checkpoints["int4"])
+    export_onnx(checkpoint, tmp_path)
+    path = tmp_path / "encoder_model.onnx"
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(75_000, np.float32), "stowaway"))
+    onnx.save(model, path)
+    with pytest.raises(ParityError, match=r"the files hold 3\d{5} bytes of weights that are neither"):
+        check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+@pytest.mark.parametrize("target", ["int4", "int8"])
+def test_an_embedding_that_is_not_the_output_layer_too(tiny_whisper_dir: Path, tmp_path: Path, target: str) -> None:
+    model = load_whisper(tiny_whisper_dir)
+    model.proj_out.weight = torch.nn.Parameter(model.proj_out.weight.detach().flip(0))
+    model.config.tie_word_embeddings = False
+    quantize_without_training(model, QuantizerConfig(target, 32), tmp_path / "checkpoint", method="rtn")
+    processor = load_processor(tiny_whisper_dir)
+    processor.save_pretrained(tmp_path / "checkpoint")
+    audio = np.sin(np.arange(16000) / 20).astype(np.float32)
+    report = export_verified(tmp_path / "checkpoint", tmp_path / "onnx", clips=[(audio, "fr")], task="transcribe")
+    assert report.passed

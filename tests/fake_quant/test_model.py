@@ -354,3 +354,24 @@ def test_scales_that_are_stored_in_half_precision_are_trained_in_it(model):
             assert quantizer.scale_offset.grad.abs().min() > 0
             quantizer.scale_offset.grad = None
     assert halves > 0
+
+
+def test_what_is_frozen_keeps_its_scales(model):
+    model.freeze_encoder()
+    prepare(model, get_target("int4", 32))
+    trained = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"decoder"}
+
+
+def test_scales_are_in_the_graph_while_nothing_is_quantized(model, batch):
+    """DistributedDataParallel waits for the gradient of every parameter."""
+    before = logits(model, batch)
+    prepare(model, get_target("int4", 32))
+    set_fake_quant(model, False)
+    output = model(**batch)
+    assert torch.equal(output.logits, before)
+    output.logits.sum().backward()
+    missing = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert not missing

@@ -1,5 +1,6 @@
 """What lies in a local folder after publishing to it, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,22 @@ def test_what_the_hub_does_not_get_a_folder_does_not_get(folder: Path, card_fold
     with pytest.raises(PublishError, match="do not compute what was trained"):
         publish_to_folder(folder, card_folder, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_an_interrupted_copy_goes_on(
+    folder: Path, card_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, copy = tmp_path / "model", shutil.copyfile
+
+    def stop(source: Path, to: Path) -> None:
+        copy(source, to)
+        if "encoder" in to.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", stop)
+    with pytest.raises(KeyboardInterrupt):
+        publish_to_folder(folder, card_folder, target)
+    assert any(path.name.endswith(".partial") for path in target.iterdir())
+    monkeypatch.undo()
+    publish_to_folder(folder, card_folder, target)
+    assert content(target) == content(folder) | {"README.md": (card_folder / "README.md").read_bytes()}

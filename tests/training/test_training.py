@@ -14,6 +14,7 @@ from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant import QuantizerConfig, fake_quant_layers, read_checkpoint
 from qat_plugin.models import load_fake_quant, load_whisper
 from qat_plugin.training import LossWeights, QATCallback, QATTrainer
+from qat_plugin.training.run import last_checkpoint
 
 DISTILLATION = LossWeights(ce=0.5, kl=1.0, encoder=1.0, decoder=1.0, temperature=2.0)
 
@@ -170,13 +171,14 @@ def test_finished_checkpoint_is_folded_and_gives_the_trained_integers(tiny_whisp
         assert torch.equal(vanilla(**batch).logits, weight_only(**batch).logits)
 
 
-def test_best_checkpoint_brings_its_quantizers_back(tiny_whisper_dir, tmp_path):
+@pytest.mark.parametrize("freeze", [None, 3])
+def test_best_checkpoint_brings_its_quantizers_back(tiny_whisper_dir, tmp_path, freeze):
     model = load_whisper(tiny_whisper_dir)
     trainer = QATTrainer(
         model=model, train_dataset=examples(8), eval_dataset=examples(2, 7), data_collator=collate,
         args=arguments(tmp_path, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True,
                        metric_for_best_model="loss", greater_is_better=True),
-        qat=QATCallback("int4"),
+        qat=QATCallback("int4", freeze_scales_step=freeze),
     )  # fmt: skip
     trainer.train()
     # The "best" loss is the largest here, so that the Trainer has to go back to the earlier checkpoint.
@@ -311,6 +313,17 @@ def test_clips_of_one_length_are_batched_together_and_a_resumed_run_keeps_the_or
     for step in (9, 18):
         train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert_equal(expected, tensors(tmp_path / "checkpoint-20"))
+
+
+def test_a_checkpoint_that_was_still_being_saved_is_not_gone_on_from(tiny_whisper_dir, tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    make_trainer(tiny_whisper_dir, tmp_path).train()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    (tmp_path / "checkpoint-4" / "quantizer.json").unlink()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    (tmp_path / "checkpoint-10").mkdir()
+    (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"half")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 class Epochs(torch.utils.data.Dataset):

@@ -1,5 +1,6 @@
 """Two processes of one clip each train what one process of two clips trains: the loss is neither summed nor halved."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,19 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from test_training import tensors
+from tiny import save_tiny_whisper
+from transformers import WhisperForConditionalGeneration
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
 
 
-def train(processes: int, *args: object) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        str(WORKER),
-    ]
+def launch(*args: object, processes: int) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*command, *map(str, args)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -28,9 +24,26 @@ def train(processes: int, *args: object) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tiny_whisper_dir, tmp_path):
-    train(1, tiny_whisper_dir, tmp_path / "one", 2)
-    train(2, tiny_whisper_dir, tmp_path / "two", 1)
+    launch(WORKER, tiny_whisper_dir, tmp_path / "one", 2, processes=1)
+    launch(WORKER, tiny_whisper_dir, tmp_path / "two", 1, processes=2)
     one, two = tensors(tmp_path / "one" / "checkpoint-2"), tensors(tmp_path / "two" / "checkpoint-2")
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+def test_the_command_trains_qat_and_its_control_in_two_processes(tones_manifest, tmp_path):
+    model = save_tiny_whisper(tmp_path / "model", max_target_positions=12)
+    recipe = {
+        "model_name_or_path": str(model), "train_data": [str(tones_manifest)], "test_data": ["elsewhere.jsonl"],
+        "target": "int4", "calibration_samples": 2, "arms": ["fp", "ptq-ft", "qat"], "output_dir": str(tmp_path / "out"),
+        "max_steps": 2, "per_device_train_batch_size": 1, "save_steps": 2, "report_to": "none", "use_cpu": True,
+        "fake_quant_start_step": 1,
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    launch("-m", "qat_plugin.train", tmp_path / "recipe.json", processes=2)
+    state = json.loads((tmp_path / "out" / "state.json").read_text())
+    assert state["train"]["done"] and state["train_fp-ft"]["done"]
+    for folder in ("train", "fp-ft"):
+        assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out" / folder).config.d_model == 64
