@@ -30,11 +30,8 @@ ARMS = {
     "int4": ("fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-kquant", "ptq-hqq", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
     "int8": ("fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
 }
-# On two cores that multiply in bf16, steps of some four seconds. The speech is heard several times, so at several speeds.
-STEPS = {
-    "int4": ("--max_steps", "600", "--speed_perturbation", "0.1"),
-    "int8": ("--max_steps", "100", "--warmup_steps", "20"),
-}
+# On two cores that multiply in bf16, steps of some four seconds.
+STEPS = {"int4": ("--max_steps", "300"), "int8": ("--max_steps", "100", "--warmup_steps", "20")}
 MAX_SHARE = {"int4": 0.155, "int8": 0.27}
 
 
