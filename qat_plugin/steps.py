@@ -212,10 +212,12 @@ def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
 def _local_speech(recipe: Recipe) -> dict[str, str]:
     """Digest of each test corpus' manifest on this machine: corrected references and new rows are measured again."""
     from qat_plugin.data.corpora import find_corpora
+    from qat_plugin.data.local import manifest_path
 
     evaluation = recipe.evaluation
     found = find_corpora([*evaluation.corpora, *evaluation.test_data], recipe.data.corpus_manifests)
-    paths = {corpus.name: Path(corpus.path) for corpus in found if corpus.source != "hub" and corpus.path is not None}
+    local = [corpus for corpus in found if corpus.source != "hub" and corpus.path is not None]
+    paths = {corpus.name: manifest_path(corpus) for corpus in local}
     return {f"manifest_{name}": sha256_of(path) for name, path in paths.items() if path.is_file()}
 
 

@@ -154,6 +154,25 @@ def test_a_private_corpus_is_measured_after_training_and_again_when_it_changed(f
     assert words(after) == words(before) + 1
 
 
+def test_a_folder_of_audio_is_measured_again_when_its_metadata_changed(finished, recipe, tmp_path, capsys):
+    own = shutil.copytree(finished, tmp_path / "out")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = [json.loads(line) for line in Path(json.loads(recipe.read_text())["test_data"][0]).read_text().splitlines()]
+    for row in rows:
+        shutil.copy(row["audio"], folder)
+    metadata = "file_name,text\n" + "".join(f"{Path(row['audio']).name},{row['text']}\n" for row in rows)
+
+    def evaluate(content: str) -> str:
+        (folder / "metadata.csv").write_text(content)
+        assert main(["evaluate", str(recipe), "--output_dir", str(own), "--test_data", str(folder)]) == 0
+        return capsys.readouterr().err
+
+    assert "done already" not in evaluate(metadata)
+    assert "[evaluate] done already" in evaluate(metadata)
+    assert "[evaluate] done already" not in evaluate(metadata.rstrip("\n") + " encore\n")
+
+
 def test_a_repository_that_git_refuses_to_read_has_no_commit(monkeypatch):
     assert git_commit()
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")

