@@ -15,7 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m qat_plugin.demo", description="Fetch the demo's data.")
     parser.add_argument("data_dir", type=Path, help="Folder for the model, the speech and the downloads.")
-    parser.add_argument("--full", action="store_true", help="Add English, Spanish, Italian and Russian speech, as make demo-full needs.")
+    parser.add_argument(
+        "--full", action="store_true", help="Add English, Spanish, Italian and Russian speech, as make demo-full needs."
+    )
     parser.add_argument(
         ALLOW_OTHER_VERSIONS,
         action="store_true",

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, 
 from qat_plugin.arms import ARMS, TRAINED
 from qat_plugin.errors import PublishError
 from qat_plugin.normalizers import NORMALIZERS
-from qat_plugin.publishing.languages import hub_language
+from qat_plugin.publishing.languages import asked_of_clients, hub_language
 
 Document = Mapping[str, Any]
 
@@ -61,6 +61,7 @@ def render(template: str, document: Document, **values: Any) -> str:
             "arm": ARM,
             "title": card_title(document),
             "language_code": hub_language(document["settings"]["language"]),
+            "asked": asked_of_clients(document["settings"]),
             "by_corpus": _by_corpus(document),
         }
         return _environment().get_template(template).render({**document, **shared, **values})

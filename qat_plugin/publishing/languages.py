@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from qat_plugin.errors import PublishError
 
 _NAMES = """
@@ -36,9 +39,23 @@ CODES = _table()
 """Lower-case language name → Whisper's code."""
 
 
-def hub_language(language: str) -> str:
-    """The ISO 639 code of a language that a recipe names ('French', 'fr'). Raises `PublishError` for an unknown one."""
-    code = CODES.get(language.lower(), language.lower())
+def whisper_language(language: str) -> str:
+    """Whisper's code of a language that a recipe names ('French', 'fr', 'jv'). Raises `PublishError` for an unknown one."""
+    name = language.lower()
+    code = {hub: own for own, hub in _HUB_CODES.items()}.get(name, CODES.get(name, name))
     if code not in CODES.values():
         raise PublishError(f"language is {language!r}, which Whisper does not know: write it as 'french' or 'fr'")
+    return code
+
+
+def hub_language(language: str) -> str:
+    """The ISO 639 code of a language that a recipe names. Raises `PublishError` for an unknown one."""
+    code = whisper_language(language)
     return _HUB_CODES.get(code, code)
+
+
+def asked_of_clients(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What clients' `generate` is given to do what was measured; nothing for a model that knows English only."""
+    if not settings["generation_config"].get("is_multilingual", True):
+        return {}
+    return {"language": whisper_language(settings["language"]), "task": settings["task"]}

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import SpaceCardData
 
 from qat_plugin.publishing.card import ARM, ARM_NAMES, card_title, graphs_with_external_data, render
-from qat_plugin.publishing.languages import hub_language
+from qat_plugin.publishing.languages import asked_of_clients
 
 TRANSFORMERS_JS = "https://cdn.jsdelivr.net/npm/@huggingface/transformers@4.3.1"
 """The version that the tests load models with."""
@@ -38,10 +38,7 @@ def render_page(document: Mapping[str, Any], model: str | None, revision: str | 
             "revision": revision or "main",
             "use_external_data_format": external or None,
         },
-        "generate": {
-            "language": hub_language(document["settings"]["language"]),
-            "task": document["settings"]["task"],
-        },
+        "generate": asked_of_clients(document["settings"]),
     }
     arm_names = ARM_NAMES | {ARM: f"this model, {ARM_NAMES[ARM]}"}
     return render("space.html.jinja", document, page=page, model=model, arm_names=arm_names)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from qat_plugin.data.languages import language_code
 from qat_plugin.errors import ModelError
 from qat_plugin.runtime.features import extract_features
 from qat_plugin.runtime.modeling import QuantizedWhisper
@@ -52,8 +52,7 @@ def language_and_task(generation_config: GenerationConfig, language: str | None,
     task = task if task is not None else settings.get("task") or "transcribe"
     code = None
     if language is not None:
-        name = language.lower().removeprefix("<|").removesuffix("|>")
-        code = TO_LANGUAGE_CODE.get(name, name)
+        code = language_code(language) or language
     if not settings.get("is_multilingual", True):
         if code not in (None, "en") or task != "transcribe":
             raise ModelError(f"language {language!r} and task {task!r}: this model only transcribes English")

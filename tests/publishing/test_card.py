@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing import render_card, write_card
 from qat_plugin.publishing.document import card_document
-from qat_plugin.publishing.languages import CODES, hub_language
+from qat_plugin.publishing.languages import CODES, asked_of_clients, hub_language
 
 
 @pytest.fixture
@@ -242,9 +242,20 @@ def test_languages_are_whispers() -> None:
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     assert CODES == TO_LANGUAGE_CODE
-    assert [hub_language(name) for name in ("French", "fr", "javanese")] == ["fr", "fr", "jv"]
+    assert [hub_language(name) for name in ("French", "fr", "javanese", "jv")] == ["fr", "fr", "jv", "jv"]
+    settings = {"generation_config": {}, "language": "Javanese", "task": "transcribe"}
+    assert asked_of_clients(settings) == {"language": "jw", "task": "transcribe"}  # what Whisper's tokens say
     with pytest.raises(PublishError, match="language is 'frensh'"):
         hub_language("frensh")
+
+
+def test_an_english_only_model_is_not_asked_for_a_language(document: dict[str, Any]) -> None:
+    assert 'generate_kwargs={"language": "fr", "task": "transcribe"}' in render_card(document)
+    document["settings"]["language"] = "english"
+    document["settings"]["generation_config"] = {"is_multilingual": False}
+    text = render_card(document)
+    assert 'print(transcriber("clip.wav")["text"])' in text and 'transcriber("clip.wav");' in text
+    assert re.search(r"qat-plugin transcribe \S+ clip\.mp3`", text)
 
 
 def test_publishing_imports_nothing_heavy() -> None:
