@@ -146,8 +146,7 @@ def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
 def _test_corpora(recipe: Recipe) -> list[Any]:
     from qat_plugin.data.loading import load_test_corpora
 
-    evaluation = recipe.evaluation
-    return load_test_corpora([*evaluation.corpora, *evaluation.test_data], recipe.data, evaluation)
+    return load_test_corpora(_test_names(recipe), recipe.data, recipe.evaluation)
 
 
 def _parity_clips(recipe: Recipe) -> list[tuple[Any, str]]:
@@ -184,15 +183,12 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
     inputs = {
         **dataclasses.asdict(evaluation),
         **_export_states(workspace, evaluation.arms),
-        **_local_speech(recipe),
+        **_test_speech(recipe),
     }
     if workspace.is_done("evaluate", inputs) and workspace.results_file.is_file():
         say("evaluate", f"done already: {workspace.results_file}")
     else:
-        names = [*evaluation.corpora, *evaluation.test_data]
-        if not names:
-            raise RecipeError("corpora and test_data are both empty: name test speech, as in --test_data my_test.json")
-        say("evaluate", f"{', '.join(evaluation.arms)} on {', '.join(names)}; finished transcripts are kept")
+        say("evaluate", f"{', '.join(evaluation.arms)} on {', '.join(_test_names(recipe))}; finished transcripts are kept")
         # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
         workspace.results_file.unlink(missing_ok=True)
         with workspace.step("evaluate", inputs):
@@ -209,16 +205,20 @@ def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
     }
 
 
-def _local_speech(recipe: Recipe) -> dict[str, str]:
-    """Digest of each test corpus' manifest on this machine: corrected references and new rows are measured again."""
+def _test_speech(recipe: Recipe) -> dict[str, Any]:
+    """Definition of each test corpus and digest of its manifest on this machine: what changed is measured again."""
     from qat_plugin.data.corpora import find_corpora
     from qat_plugin.data.local import manifest_path
 
-    evaluation = recipe.evaluation
-    found = find_corpora([*evaluation.corpora, *evaluation.test_data], recipe.data.corpus_manifests)
+    found = find_corpora(_test_names(recipe), recipe.data.corpus_manifests)
     local = [corpus for corpus in found if corpus.source != "hub" and corpus.path is not None]
     paths = {corpus.name: manifest_path(corpus) for corpus in local}
-    return {f"manifest_{name}": sha256_of(path) for name, path in paths.items() if path.is_file()}
+    definitions = {f"corpus_{corpus.name}": dataclasses.asdict(corpus) for corpus in found}
+    return definitions | {f"manifest_{name}": sha256_of(path) for name, path in paths.items() if path.is_file()}
+
+
+def _test_names(recipe: Recipe) -> list[str]:
+    return [*recipe.evaluation.corpora, *recipe.evaluation.test_data]
 
 
 def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
@@ -391,7 +391,11 @@ def push(
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:
-    """Everything but the push."""
+    """Everything but the push. What evaluation would refuse is refused before hours of training."""
+    from qat_plugin.training.run import check_overlap
+
+    if not workspace.is_done(_TRAINING_STEPS[TRAINED], training_inputs(recipe)):
+        check_overlap(recipe, _test_corpora(recipe))
     steps: list[Callable[[Recipe, Workspace], Any]] = [train, export, evaluate, card]
     for step in steps:
         step(recipe, workspace)

@@ -17,17 +17,21 @@ except training: hours of work are never overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from qat_plugin.errors import WorkspaceError
+
+_LITTLE = 16_000_000
+"""Bytes; a disk with less is full, where an error does not say it."""
 
 
 class Workspace:
@@ -109,7 +113,7 @@ class Workspace:
         now = _plain(inputs)
         return [f"{n}: {before.get(n)!r} → {now.get(n)!r}" for n in names if before.get(n) != now.get(n)]
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self, name: str, inputs: dict[str, Any]) -> Iterator[None]:
         """Record that `name` begins, and when the block ends without an error, that it is done and how long it took."""
         state = self._read()
@@ -118,19 +122,25 @@ class Workspace:
         entry = {"done": False, "inputs": fingerprint(inputs), "values": _plain(inputs), "seconds": spent}
         self._write({**state, name: entry})
         start = time.perf_counter()
+
+        def book() -> None:
+            entry["seconds"] = round(spent + time.perf_counter() - start, 1)
+            self._write({**self._read(), name: entry})
+
         try:
             yield
             entry["done"] = True
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+            book()
+        except BaseException as error:
+            entry["done"] = False
+            with contextlib.suppress(OSError):  # On a full disk, too: then the time is lost, and the first error is told.
+                book()
+            if _is_of_a_full_disk(error, self.root):
                 raise WorkspaceError(
                     f"no space left on the disk of {self.root} in step {name!r}: free some and run the same command again, "
                     "what is finished is kept"
                 ) from error
             raise
-        finally:
-            entry["seconds"] = round(spent + time.perf_counter() - start, 1)
-            self._write({**self._read(), name: entry})
 
     def _read(self) -> dict[str, Any]:
         if not self.keeps_books and not self._state_file.is_file():
@@ -150,6 +160,14 @@ class Workspace:
         scratch = self._state_file.with_suffix(".tmp")
         scratch.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf8")
         os.replace(scratch, self._state_file)
+
+
+def _is_of_a_full_disk(error: BaseException, folder: Path) -> bool:
+    """Whether the disk was full. safetensors says so in words only, and torch only that a write came out short."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    wrote_short = isinstance(error, RuntimeError) and "[enforce fail" in str(error)
+    return "os error 28" in str(error) or (wrote_short and shutil.disk_usage(folder).free < _LITTLE)
 
 
 def _plain(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 import errno
 import json
+import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from qat_plugin.errors import WorkspaceError
 from qat_plugin.workspace import Workspace
@@ -46,14 +50,34 @@ def test_foreign_folders_and_files_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_full_disk_is_explained_and_keeps_what_was_done(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_is_explained_and_keeps_what_was_done(tmp_path, monkeypatch, error):
     workspace = Workspace(tmp_path)
     with workspace.step("train", {}):
         pass
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     with pytest.raises(WorkspaceError, match=r"no space left .* in step 'export'.*run the same command again"):
         with workspace.step("export", {}):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            monkeypatch.setattr(os, "replace", no_room)  # nor for the books
+            raise error
     assert workspace.is_done("train", {}) and not workspace.is_done("export", {})
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    workspace = Workspace(tmp_path)
+    with pytest.raises(RuntimeError, match="enforce fail"), workspace.step("train", {}):
+        raise RuntimeError("[enforce fail at somewhere.cc:1] . wrong shape")
 
 
 def test_a_damaged_state_file_names_the_line(tmp_path):
