@@ -188,7 +188,10 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
     if workspace.is_done("evaluate", inputs) and workspace.results_file.is_file():
         say("evaluate", f"done already: {workspace.results_file}")
     else:
-        say("evaluate", f"{', '.join(evaluation.arms)} on {', '.join(_test_names(recipe))}; finished transcripts are kept")
+        say(
+            "evaluate",
+            f"{', '.join(evaluation.arms)} on {', '.join(_test_names(recipe))}; finished transcripts are kept",
+        )
         # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
         workspace.results_file.unlink(missing_ok=True)
         with workspace.step("evaluate", inputs):

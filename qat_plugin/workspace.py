@@ -133,7 +133,8 @@ class Workspace:
             book()
         except BaseException as error:
             entry["done"] = False
-            with contextlib.suppress(OSError):  # On a full disk, too: then the time is lost, and the first error is told.
+            # On a full disk the book fails, too: then the time is lost, and the first error is told.
+            with contextlib.suppress(OSError):
                 book()
             if _is_of_a_full_disk(error, self.root):
                 raise WorkspaceError(
