@@ -28,7 +28,10 @@ TESTED, CHOSEN_ON = ("es", "it"), ("pt", "nl")
 PROMPTS, TRAINED_ON = "asterisk_fr", ("tuxpaint_fr", "asterisk_en", "asterisk_ru")
 ARMS = {
     "int4": ("fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-kquant", "ptq-hqq", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
-    "int8": ("fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
+    "int8": (
+        *("fp", "fp-auto", "fp-ft", "ptq-dynamic", "ptq-dynamic-7bit", "ptq-static", "ptq-static-7bit"),
+        *("ptq-rtn", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
+    ),
 }
 # On two cores that multiply in bf16, steps of some four seconds.
 STEPS = {"int4": ("--max_steps", "300"), "int8": ("--max_steps", "100", "--warmup_steps", "20")}

@@ -204,9 +204,10 @@ class EvaluationArguments:
     arms: list[str] = field(
         default_factory=lambda: ["fp", "ptq-rtn", "ptq-gptq", "qat"],
         metadata={
-            "help": "Systems to compare: fp (float, whole window), fp-auto (float, silence folded); the target without training as ptq-rtn (plain rounding), ptq-kquant, "
-            "ptq-hqq, ptq-mse (searched scales) and ptq-gptq; fp-ft (trained like qat, but in float) and ptq-ft (that one, "
-            "quantized); qat."
+            "help": "Systems to compare: fp (float, whole window), fp-auto (float, silence folded); 8 bits by ONNX Runtime's "
+            "own quantizers as ptq-dynamic and ptq-static, with -7bit for CPUs without VNNI; the target without training as "
+            "ptq-rtn (plain rounding), ptq-kquant, ptq-hqq, ptq-mse (searched scales) and ptq-gptq; fp-ft (trained like qat, "
+            "but in float) and ptq-ft (that one, quantized); qat."
         },
     )
     max_eval_samples: Optional[int] = field(

@@ -112,22 +112,29 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
             raise WorkspaceError(
                 f"{workspace.checkpoint(trained)} holds no finished training: run the step 'train' first"
             )
-        say(
-            "export",
-            f"{arm}: ONNX from {workspace.checkpoint(arm)}, checked on {recipe.evaluation.parity_samples} clips",
-        )
+        checks = "by ONNX Runtime" if ARMS[arm].onnxruntime else f"checked on {recipe.evaluation.parity_samples} clips"
+        say("export", f"{arm}: ONNX from {workspace.checkpoint(arm)}, {checks}")
         with workspace.step(f"export_{arm}", inputs):
             _export_arm(recipe, workspace, arm)
 
 
 def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
-    from qat_plugin.export import export_verified
-    from qat_plugin.training.run import encoder_context, run_ptq, save_float_arm
+    from qat_plugin.export import export_rival, export_verified
+    from qat_plugin.training.run import calibration_features, encoder_context, run_ptq, save_float_arm
 
     checkpoint, arm = workspace.checkpoint(name), ARMS[name]
-    if name in (FLOAT, FLOAT_FOLDED):
-        save_float_arm(recipe, checkpoint, encoder_context(recipe) if name == FLOAT_FOLDED else None)
-    elif arm.method is not None:
+    if name in (FLOAT, FLOAT_FOLDED) or arm.onnxruntime:
+        save_float_arm(recipe, checkpoint, None if name == FLOAT else encoder_context(recipe))
+    if arm.onnxruntime:
+        export_rival(
+            checkpoint,
+            workspace.onnx(name),
+            method=arm.onnxruntime,
+            reduce_range=arm.reduce_range,
+            features=calibration_features(recipe, workspace.checkpoint(TRAINED)) if arm.onnxruntime == "static" else (),
+        )
+        return
+    if arm.method is not None:
         run_ptq(
             recipe,
             arm,
@@ -202,9 +209,10 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
 
 
 def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
-    """Digest of each arm's parity file, which lists the files it vouches for."""
+    """Digest of each arm's description, which holds those of all its files."""
     return {
-        f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "parity.json").read_bytes()).hexdigest() for arm in arms
+        f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "quantization.json").read_bytes()).hexdigest()
+        for arm in arms
     }
 
 

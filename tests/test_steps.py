@@ -32,7 +32,7 @@ def recipe(tones_manifest, tmp_path_factory) -> Path:
         "model_name_or_path": str(model), "language": "french", "task": "transcribe",
         "train_data": [str(folder / "train.jsonl")], "test_data": [str(test)], "target": "int4", "calibration_samples": 2,
         "kl_weight": 1.0, "encoder_weight": 1.0, "decoder_weight": 1.0, "pseudo_labels": True, "parity_samples": 2,
-        "bootstrap_resamples": 100, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
+        "arms": ["fp", "ptq-static", "ptq-rtn", "ptq-gptq", "qat"], "bootstrap_resamples": 100, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
         "per_device_train_batch_size": 2, "save_steps": 1, "logging_steps": 1, "report_to": "none", "use_cpu": True, "num_threads": 1,
     }  # fmt: skip
     path = folder / "recipe.json"
@@ -48,7 +48,10 @@ def finished(recipe) -> Path:
 
 def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
     results = json.loads((finished / "evaluation" / "results.json").read_text())
-    assert list(results["arms"]) == ["fp", "ptq-rtn", "ptq-gptq", "qat"]
+    assert list(results["arms"]) == ["fp", "ptq-static", "ptq-rtn", "ptq-gptq", "qat"]
+    assert results["arms"]["ptq-static"]["format"] == "int8" and "QuantizeLinear" in {
+        node.op_type for node in onnx.load(finished / "onnx" / "ptq-static" / "encoder_model.onnx").graph.node
+    }
     assert results["corpora"]["clips"]["utterances"] == 2
     for arm in ("ptq-rtn", "ptq-gptq", "qat"):
         parity = json.loads((finished / "onnx" / arm / "parity.json").read_text())

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 _COLOURS = {
     "fp": "#000000", "fp-auto": "#009E73", "fp-ft": "#56B4E9", "ptq-rtn": "#E69F00", "ptq-kquant": "#F0E442", "ptq-hqq": "#CC79A7",
     "ptq-mse": "#D55E00", "ptq-gptq": "#882255", "ptq-ft": "#999999", "qat": "#0072B2",
+    "ptq-dynamic": "#44AA99", "ptq-dynamic-7bit": "#117733", "ptq-static": "#DDCC77", "ptq-static-7bit": "#332288",
 }  # fmt: skip
 _MARKERS = {
     "fp": "s", "fp-auto": "p", "fp-ft": "D", "ptq-rtn": "^", "ptq-kquant": "<", "ptq-hqq": ">", "ptq-mse": "v", "ptq-gptq": "P",
-    "ptq-ft": "X", "qat": "o",
+    "ptq-ft": "X", "qat": "o", "ptq-dynamic": "h", "ptq-dynamic-7bit": "H", "ptq-static": "d", "ptq-static-7bit": "8",
 }  # fmt: skip
 _OTHER_COLOUR, _OTHER_MARKER = "#AA4499", "*"
 _ERROR_KINDS = {"substitutions": "#56B4E9", "deletions": "#0072B2", "insertions": "#E69F00"}

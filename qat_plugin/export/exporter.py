@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qat_plugin.arms import ORTMethod
 from qat_plugin.errors import WorkspaceError
+from qat_plugin.export.census import read_file
 from qat_plugin.export.gate import ParityReport, check_parity
-from qat_plugin.export.writer import export_onnx
+from qat_plugin.export.ort_quantizer import export_with_onnxruntime
+from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant.checkpoint import read_checkpoint
 from qat_plugin.files import sha256_of
 
@@ -35,31 +39,65 @@ def export_verified(
 
     Raises `ParityError` when a check fails, and what `export_onnx` raises; an earlier `output_dir` then stays.
     """
-    output_dir = Path(output_dir)
+    checkpoint = read_checkpoint(checkpoint_folder)
+    with _unfinished(Path(output_dir)) as partial:
+        export_onnx(checkpoint, partial)
+        report = check_parity(checkpoint, partial, clips=clips, task=task)
+        _describe(partial, checkpoint.target, checkpoint.skip_modules, report.operators)
+        _write_json(partial / "parity.json", report.to_dict())
+    return report
+
+
+def export_rival(
+    checkpoint_folder: str | Path,
+    output_dir: str | Path,
+    *,
+    method: ORTMethod,
+    reduce_range: bool,
+    features: Sequence[NDArray[np.float32]] = (),
+) -> None:
+    """Export the float `checkpoint_folder` as ONNX Runtime's own quantizer `method` makes it; `output_dir` is whole or not there.
+
+    `features`: whole-window log-mel `(1, mels, frames)` of the speech that "static" is calibrated on. No model of ours computes
+    what these files do, so there is no parity.json, and nothing to publish.
+
+    Raises what `export_with_onnxruntime` raises.
+    """
+    checkpoint = read_checkpoint(checkpoint_folder)
+    with _unfinished(Path(output_dir)) as partial:
+        export_with_onnxruntime(checkpoint, partial, method=method, reduce_range=reduce_range, features=features)
+        files = [read_file(partial / name) for name in GRAPHS]
+        _describe(partial, "int8", (), {file.name: file.operators for file in files})
+
+
+@contextmanager
+def _unfinished(output_dir: Path) -> Iterator[Path]:
+    """A folder that becomes `output_dir` when everything in it has been written; an earlier export stays until then."""
     if output_dir.is_file() or (
         output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "quantization.json").is_file()
     ):
         raise WorkspaceError(f"{output_dir} holds something else than an earlier export: name a new folder or empty it")
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    checkpoint = read_checkpoint(checkpoint_folder)
     try:
-        export_onnx(checkpoint, partial)
-        report = check_parity(checkpoint, partial, clips=clips, task=task)
-        description: dict[str, Any] = {
-            "target": checkpoint.target,
-            "skip_modules": list(checkpoint.skip_modules),
-            "operators": report.operators,
-            "files": {path.name: sha256_of(path) for path in sorted(partial.iterdir())},
-        }
-        _write_json(partial / "quantization.json", description)
-        _write_json(partial / "parity.json", report.to_dict())
+        yield partial
         if output_dir.exists():
             shutil.rmtree(output_dir)  # an earlier export or empty, as checked above
         partial.rename(output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return report
+
+
+def _describe(
+    folder: Path, target: str | None, skip_modules: Iterable[str], operators: dict[str, dict[str, int]]
+) -> None:
+    description: dict[str, Any] = {
+        "target": target,
+        "skip_modules": list(skip_modules),
+        "operators": operators,
+        "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+    }
+    _write_json(folder / "quantization.json", description)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

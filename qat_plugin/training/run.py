@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -110,6 +112,14 @@ def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCo
         rows = list(itertools.islice(dataset, wanted))
     size = recipe.training.per_device_train_batch_size
     return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def calibration_features(recipe: Recipe, training_folder: Path) -> list[NDArray[np.float32]]:
+    """Whole-window log-mel `(1, mels, frames)` of the clips that the recipe calibrates on."""
+    model, processor = load_model(recipe)
+    dataset, collator = _training_data(recipe, model, processor, training_folder)
+    batches = _calibration_batches(recipe, dataset, collator)
+    return [clip[None].numpy() for batch in batches for clip in batch["input_features"]]
 
 
 def _training_data(
