@@ -58,13 +58,14 @@ def open_workspace(recipe: Recipe) -> Workspace:
 
 
 def training_inputs(recipe: Recipe) -> dict[str, Any]:
-    """Every field that decides the trained weights."""
+    """Every field that decides the trained weights; of the Trainer's, those that are not at their default."""
     groups: list[Any] = [recipe.model, recipe.quantization, recipe.distillation]
     inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
     inputs |= {**training_speech(recipe.data), "language": language_code(recipe.model.language)}
-    trained = {field.name for field in dataclasses.fields(recipe.training)}
+    # Of the Trainer's own fields those that the recipe sets: another version of transformers has others, and the run is the same.
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe.training)}
     for name, value in recipe_to_dict(recipe).items():
-        if name in trained and not name.startswith(_UNDECIDING):
+        if name in defaults and value != defaults[name] and not name.startswith(_UNDECIDING):
             inputs[name] = value
     return inputs
 

@@ -1,5 +1,6 @@
 """The whole line on a tiny Whisper: train, export, evaluate, card, push, each as the command runs it, and again."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.cli import main
-from qat_plugin.steps import git_commit
+from qat_plugin.recipe import QATTrainingArguments
+from qat_plugin.recipe_loading import load_recipe
+from qat_plugin.steps import git_commit, training_inputs
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,22 @@ def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):
     assert main(["train", str(recipe), "--learning_rate", "5e-4", "--logging_steps", "7"]) == 1
     error = capsys.readouterr().err
     assert "holds another run" in error and "learning_rate: 0.001 → 0.0005" in error and "logging_steps" not in error
+
+
+def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe):
+    @dataclasses.dataclass
+    class Newer(QATTrainingArguments):
+        knows_more: bool = False
+
+    loaded = load_recipe(str(recipe), [])
+    newer = dataclasses.replace(
+        loaded,
+        training=Newer(output_dir="out", max_steps=2, learning_rate=1e-3, per_device_train_batch_size=2, use_cpu=True),
+    )
+    assert training_inputs(newer) == training_inputs(loaded)
+    assert training_inputs(loaded)["learning_rate"] == 1e-3
+    newer.training.knows_more = True
+    assert training_inputs(newer) != training_inputs(loaded)
 
 
 def test_export_before_training_says_what_to_do(recipe, tmp_path, capsys):
