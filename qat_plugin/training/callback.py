@@ -34,6 +34,7 @@ from qat_plugin.fake_quant import (
 )
 from qat_plugin.fake_quant.insertion import set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
+from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 InitialRounding = Literal["nearest", "gptq"]
@@ -108,6 +109,8 @@ class QATCallback(TrainerCallback):
 
     def prepare(self, model: Any, autocast: torch.dtype | None = None) -> None:
         """Put fake quantization and the loss into `model`, in place; `autocast` is the precision that it is trained in."""
+        # First: PEFT's own wrapper of a Whisper is no Whisper either, and merging mends both.
+        check_no_adapters(model)
         if not isinstance(model, WhisperForConditionalGeneration):
             raise ModelError(
                 f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}"
@@ -129,6 +132,7 @@ class QATCallback(TrainerCallback):
                 f"this process sees {args.n_gpu} GPUs, which the Trainer would join by nn.DataParallel: its threads share one "
                 "teacher. Start with `accelerate launch`, a process for each GPU, or show one, as in CUDA_VISIBLE_DEVICES=0"
             )
+        check_trainable(model)
         if self.quantizer is None:
             return
         if args.learning_rate <= 0:

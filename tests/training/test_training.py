@@ -207,6 +207,18 @@ def test_only_whisper_is_trained(tmp_path):
         QATCallback("int8").on_init_end(arguments(tmp_path), None, None, model=torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_refused(tiny_whisper_dir, tmp_path, kind, dtype):
+    model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper_dir, dtype=dtype)
+    qat = QATCallback("int4")
+    options = {"qat": qat} if kind is QATTrainer else {"callbacks": [qat]}
+    expected = rf"model\.encoder\.conv1\.weight is {dtype}: .*dtype=torch\.float32.*--bf16 or --fp16"
+    with pytest.raises(QuantizationError, match=expected):
+        kind(model=model, args=arguments(tmp_path), train_dataset=examples(2), data_collator=collate, **options)
+    assert not list(fake_quant_layers(model))
+
+
 def test_saved_quantizer_config_is_what_was_asked(tiny_whisper_dir, tmp_path):
     config = QuantizerConfig("int4", 32, ("model.encoder.conv*",))
     trainer = make_trainer(tiny_whisper_dir, tmp_path, qat=QATCallback(config))
