@@ -35,6 +35,7 @@ from qat_plugin.fake_quant import (
 from qat_plugin.fake_quant.insertion import set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
+from qat_plugin.fake_quant.state import read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 InitialRounding = Literal["nearest", "gptq"]
@@ -99,12 +100,15 @@ class QATCallback(TrainerCallback):
                 "`calibration_batches` (the recipe's calibration_samples)"
             )
         self.restored = False
+        self._started_from: str | None = None
         self._loss: TrainingLoss | None = None
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Prepare the model: learned scales must exist before the optimizer is made."""
+        if self.quantizer is not None:
+            self._started_from = weights_digest(model)
         self.prepare(model, torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None)
 
     def prepare(self, model: Any, autocast: torch.dtype | None = None) -> None:
@@ -115,9 +119,7 @@ class QATCallback(TrainerCallback):
             raise ModelError(
                 f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}"
             )
-        teacher = self.teacher
-        if teacher is None and self.loss_weights.needs_teacher:
-            teacher = copy.deepcopy(model)
+        teacher = copy.deepcopy(model) if self._is_own_teacher else self.teacher
         if self.quantizer is not None:
             self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
         set_encoder_context(model.config, self.encoder_context)
@@ -184,9 +186,8 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Put the quantizers beside the weights."""
-        if state.is_world_process_zero and self.quantizer is not None:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            save_quantizer_state(model, self.quantizer, folder)
+        if state.is_world_process_zero:
+            self.save(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -232,9 +233,11 @@ class QATCallback(TrainerCallback):
         model.train(was_training)
 
     def restore(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
-        """Load the quantizers of a checkpoint. Raises `QuantizationError` when it has none or others."""
+        """Load the quantizers of a checkpoint, whose weights `model` has. Raises `QuantizationError` when it has none or others,
+        or belongs to a run that began with other weights than this one."""
         if self.quantizer is None:
             return
+        self._check_start(model, checkpoint)
         load_quantizer_state(model, checkpoint, training=True)
         self.restored = True
 
@@ -243,8 +246,30 @@ class QATCallback(TrainerCallback):
         if self.quantizer is not None:
             set_fake_quant(model, True)
             fold(model)
-            save_quantizer_state(model, self.quantizer, folder)
+            self.save(model, folder)
         model.save_pretrained(folder)
+
+    def save(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
+        """Write the quantizers to `folder`; of float there are none."""
+        if self.quantizer is not None:
+            save_quantizer_state(model, self.quantizer, folder, started_from=self._started_from)
+
+    def _check_start(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
+        began, own = read_start(checkpoint), self._started_from
+        if began is None or own is None or began == own:
+            return
+        if self._is_own_teacher or own != weights_digest(model):
+            raise QuantizationError(
+                f"{checkpoint} is of a run that began with other weights ({began[:12]}) than this trainer's model has "
+                f"({own[:12]}): give the trainer the model that the run began with, and it loads the checkpoint's weights "
+                "itself; or begin a new run in another output_dir"
+            )
+        # A model that was loaded from the checkpoint itself, where nothing else depends on what it was at first.
+        self._started_from = began
+
+    @property
+    def _is_own_teacher(self) -> bool:
+        return self.teacher is None and self.loss_weights.needs_teacher
 
     def _schedule(self, model: WhisperForConditionalGeneration, step: int) -> None:
         if self.quantizer is None:

@@ -1,14 +1,19 @@
 """Checkpoints on the way: what they export to, and from which run they can be gone on."""
 
-import numpy as np
-import torch
-from test_training import DISTILLATION, arguments, collate, examples
-from tiny import save_tiny_whisper
+import json
 
+import numpy as np
+import pytest
+import torch
+from test_training import DISTILLATION, arguments, assert_equal, collate, examples, make_trainer, tensors
+from tiny import save_tiny_whisper
+from transformers import Seq2SeqTrainer
+
+from qat_plugin.errors import QuantizationError
 from qat_plugin.export import export_verified
 from qat_plugin.fake_quant import fake_quant_layers, read_checkpoint
 from qat_plugin.models import load_processor, load_whisper
-from qat_plugin.training import QATCallback, QATTrainer
+from qat_plugin.training import LossWeights, QATCallback, QATTrainer
 
 
 def integers(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -54,3 +59,28 @@ def test_a_checkpoint_on_the_way_exports_the_integers_of_its_step(tmp_path):
     audio = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
     report = export_verified(folder, tmp_path / "onnx", clips=[(audio, "fr"), (audio[::2], "es")], task="transcribe")
     assert report.passed and report.integers_compared == sum(w.integers.size for w in checkpoint.quantized.values())
+
+
+@pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
+def test_a_checkpoint_of_another_base_model_is_not_gone_on_from(tiny_whisper_dir, tmp_path, kind):
+    def resume(model_dir, weights=LossWeights(), checkpoint=None):
+        trainer = make_trainer(
+            model_dir, tmp_path, kind, QATCallback("int4", loss_weights=weights), max_steps=2, save_steps=1
+        )
+        return trainer.train(resume_from_checkpoint=checkpoint)
+
+    resume(tiny_whisper_dir)
+    checkpoint = str(tmp_path / "checkpoint-1")
+    expected = tensors(tmp_path / "checkpoint-2")
+    began = json.loads((tmp_path / "checkpoint-1" / "quantizer.json").read_text())["started_from"]
+    other = save_tiny_whisper(tmp_path / "other", seed=1)
+    with pytest.raises(QuantizationError, match=rf"checkpoint-1 is of a run that began with other weights \({began[:12]}\)"):
+        resume(other, checkpoint=checkpoint)
+    resume(tiny_whisper_dir, checkpoint=checkpoint)
+    assert_equal(expected, tensors(tmp_path / "checkpoint-2"))
+    # Its own weights are welcome, too, and the run stays the one that it was; but they are no teacher.
+    resume(checkpoint, checkpoint=checkpoint)
+    assert_equal(expected, tensors(tmp_path / "checkpoint-2"))
+    assert json.loads((tmp_path / "checkpoint-2" / "quantizer.json").read_text())["started_from"] == began
+    with pytest.raises(QuantizationError, match="give the trainer the model that the run began with"):
+        resume(checkpoint, DISTILLATION, checkpoint)
