@@ -25,6 +25,7 @@ from qat_plugin.fake_quant.layers import (
     FakeQuantPositionalEmbedding,
     InputQuantizer,
     RowSplitQuantizer,
+    Switched,
     WeightQuantizer,
 )
 from qat_plugin.fake_quant.observers import (
@@ -305,8 +306,15 @@ def _quantizers(model: nn.Module) -> list[WeightQuantizer]:
 def set_fake_quant(model: nn.Module, enabled: bool) -> None:
     """Turn the fake quantization of weights and inputs on or off."""
     for module in model.modules():
-        if isinstance(module, (WeightQuantizer, InputQuantizer)):
+        if isinstance(module, Switched):
             module.enabled = enabled
+
+
+def set_fake_quant_in_training(model: nn.Module, enabled: bool) -> None:
+    """Let fake quantization act in training mode, or wait; in evaluation mode it acts all the same."""
+    for module in model.modules():
+        if isinstance(module, Switched):
+            module.waits = not enabled
 
 
 def is_fake_quant_enabled(model: nn.Module) -> bool:

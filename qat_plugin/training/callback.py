@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from qat_plugin.encoder_context import EncoderContext, in_context, set_encoder_context
+from qat_plugin.encoder_context import EncoderContext, EvaluationContext, in_context, set_encoder_context
 from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant import (
     QuantizerConfig,
@@ -30,9 +30,8 @@ from qat_plugin.fake_quant import (
     freeze_scales,
     load_quantizer_state,
     save_quantizer_state,
-    set_fake_quant,
 )
-from qat_plugin.fake_quant.insertion import set_scale_learning_ratio
+from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
 from qat_plugin.fake_quant.state import read_start, weights_digest
@@ -49,7 +48,7 @@ class QATCallback(TrainerCallback):
         trainer = Seq2SeqTrainer(model=model, ..., callbacks=[QATCallback("int4")])
 
     It prepares the model when the trainer is made (before the optimizer), saves the quantizers into each checkpoint and
-    restores them when training resumes. After training, `finish(model, folder)` writes the checkpoint to export.
+    restores them when training resumes. Evaluation and generation compute what would ship: quantized, silence folded. After training, `finish(model, folder)` writes the checkpoint to export.
 
     Args:
         quantizer: a target ("int8", "int4"), a `QuantizerConfig`, or None for float: the same training without fake
@@ -59,7 +58,7 @@ class QATCallback(TrainerCallback):
         initial_rounding: what training starts from: "nearest" integers, or GPTQ's, which needs `calibration_batches`.
         scale_learning_rate: relative change of a scale per optimizer step at the schedule's peak.
         activations: simulate what the operator does to its input.
-        fake_quant_start_step: optimizer step at which fake quantization starts.
+        fake_quant_start_step: optimizer step at which training with fake quantization starts; evaluation always has it.
         freeze_scales_step: optimizer step from which scales stand still; None: never.
         loss_weights: terms of the loss; with weights for a teacher, `teacher` or else a copy of the float model teaches.
         teacher: float model; None: a copy of the model as it is when the trainer is made.
@@ -123,6 +122,8 @@ class QATCallback(TrainerCallback):
         if self.quantizer is not None:
             self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
         set_encoder_context(model.config, self.encoder_context)
+        if self.encoder_context is not None:
+            EvaluationContext(model, self.encoder_context)
         self._loss = TrainingLoss(model, self.loss_weights, teacher, self.encoder_context, autocast)
 
     def on_train_begin(
@@ -244,7 +245,7 @@ class QATCallback(TrainerCallback):
     def finish(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
         """Fold the weights and write the checkpoint that `export` reads: vanilla files, quantizers beside them."""
         if self.quantizer is not None:
-            set_fake_quant(model, True)
+            set_fake_quant_in_training(model, True)
             fold(model)
             self.save(model, folder)
         model.save_pretrained(folder)
@@ -274,6 +275,7 @@ class QATCallback(TrainerCallback):
     def _schedule(self, model: WhisperForConditionalGeneration, step: int) -> None:
         if self.quantizer is None:
             return
-        set_fake_quant(model, step >= self.fake_quant_start_step)
+        # Evaluation before that step measures what would ship, too: the best checkpoint is chosen by it.
+        set_fake_quant_in_training(model, step >= self.fake_quant_start_step)
         if self.freeze_scales_step is not None and step >= self.freeze_scales_step:
             freeze_scales(model)
