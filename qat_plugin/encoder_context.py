@@ -108,15 +108,12 @@ def folded_silence(model: Any, folded: FoldedSilence) -> Iterator[None]:
     """Let transformers' Whisper compute `folded.frames(...)` inside the `with` block; `generate` works too."""
     encoder = model.model.encoder
     table, whole = encoder.embed_positions, model.config.max_source_positions
-    bias = folded.bias.reshape(1, 1, 1, -1)
 
     def pick_positions(_module: nn.Module, _args: Any) -> tuple[Tensor]:
         return (folded.positions,)
 
     def add_bias(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        queries = args[0] if args else kwargs["hidden_states"]
-        # Of another type than the queries, torch reads the mask's memory wrongly, without a word.
-        return args, {**kwargs, "attention_mask": bias.to(queries.dtype).expand(1, 1, queries.shape[1], -1)}
+        return args, _with_bias(folded.bias, args, kwargs)
 
     with ExitStack() as stack:
         stack.callback(table.register_forward_pre_hook(pick_positions).remove)
@@ -128,6 +125,51 @@ def folded_silence(model: Any, folded: FoldedSilence) -> Iterator[None]:
         model.config.max_source_positions = len(folded.positions)
         stack.callback(setattr, model.config, "max_source_positions", whole)
         yield
+
+
+def _with_bias(bias: Tensor, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an attention whose scores gain `bias`."""
+    queries = args[0] if args else kwargs["hidden_states"]
+    # Of another type than the queries, torch reads the mask's memory wrongly, without a word.
+    mask = bias.reshape(1, 1, 1, -1).to(queries.dtype).expand(1, 1, queries.shape[1], -1)
+    return {**kwargs, "attention_mask": mask}
+
+
+class EvaluationContext:
+    """Lets transformers' Whisper fold silence by itself whenever it is in evaluation mode, in `generate` too.
+
+    A Trainer calls its model in evaluation as it likes, so hooks do it: the encoder's fold the features, and what attends to
+    its output weighs the folded positions. Features that are shorter than the window are left to who shortened them.
+    """
+
+    def __init__(self, model: Any, context: EncoderContext) -> None:
+        self._model, self._context = model, context
+        self._frames = FRAMES_PER_POSITION * model.config.max_source_positions
+        self._folded: FoldedSilence | None = None
+        self._open = ExitStack()
+        encoder = model.model.encoder
+        encoder.register_forward_pre_hook(self._begin, with_kwargs=True)
+        encoder.register_forward_hook(self._end, always_call=True)
+        for layer in model.model.decoder.layers:
+            layer.encoder_attn.register_forward_pre_hook(self._weigh, with_kwargs=True)
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        features = args[0] if args else kwargs["input_features"]
+        whole = not module.training and features.shape[-1] == self._frames
+        self._folded = self._context.fold(features) if whole else None
+        if self._folded is None:
+            return None
+        self._open.enter_context(folded_silence(self._model, self._folded))
+        return args[1:], {**kwargs, "input_features": self._folded.frames(features)}
+
+    def _end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._open.close()
+
+    def _weigh(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        states, folded = kwargs.get("key_value_states"), self._folded
+        if folded is None or states is None or states.shape[1] != len(folded.positions):
+            return None
+        return args, _with_bias(folded.bias, args, kwargs)
 
 
 @contextmanager

@@ -148,6 +148,7 @@ def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
         workspace.onnx(name),
         clips=_parity_clips(recipe),
         task=recipe.model.task,
+        quantized=name not in (FLOAT, FLOAT_FOLDED, FINE_TUNED),
     )
 
 

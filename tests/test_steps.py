@@ -140,6 +140,14 @@ def test_export_before_training_says_what_to_do(recipe, tmp_path, capsys):
     assert "run the step 'train' first" in capsys.readouterr().err
 
 
+def test_an_arm_that_lost_its_quantizers_is_not_exported_as_if_it_were_float(finished, recipe, tmp_path, capsys):
+    own = shutil.copytree(finished, tmp_path / "out")
+    (own / "train" / "quantizer.json").unlink()
+    command = ["export", str(recipe), "--output_dir", str(own), "--arms", "qat", "--parity_samples", "1"]
+    assert main(command) == 1
+    assert "train has no quantizer.json, so it would be exported in float" in capsys.readouterr().err
+
+
 def test_test_audio_in_the_training_speech_is_refused(finished, recipe, capsys):
     (train,) = json.loads(recipe.read_text())["train_data"]
     assert main(["evaluate", str(recipe), "--test_data", train]) == 1

@@ -22,6 +22,7 @@ from qat_plugin.encoder_context import encoder_context_of, in_context
 from qat_plugin.errors import ParityError
 from qat_plugin.export.census import check_operators, check_weights, read_file
 from qat_plugin.export.writer import GRAPHS, export_onnx
+from qat_plugin.fake_quant import convert
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 from qat_plugin.fake_quant.schemes import get_target
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
@@ -138,6 +139,16 @@ def _trained_model(checkpoint: QuantizedCheckpoint) -> WhisperForConditionalGene
     return load_whisper(checkpoint.folder).eval() if checkpoint.target is None else load_fake_quant(checkpoint.folder)
 
 
+def _vanilla_model(checkpoint: QuantizedCheckpoint) -> WhisperForConditionalGeneration:
+    """The model with the quantized weights and float arithmetic."""
+    if checkpoint.target is None:
+        return load_whisper(checkpoint.folder).eval()
+    # Those of a finished checkpoint are folded already, and folding again changes nothing; those of `checkpoint-N` are not.
+    model = load_fake_quant(checkpoint.folder)
+    convert(model)
+    return model
+
+
 @dataclass(frozen=True)
 class _Clip:
     """Whole-window features `(1, mels, frames)`, start tokens `(1, n)`, and the arguments of `generate`."""
@@ -160,9 +171,9 @@ def _prepare(processor: WhisperProcessor, settings: GenerationConfig, audio: Aud
 
 
 def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> float:
-    # The vanilla model, whose weights are the folded ones, in float64: so only ONNX Runtime's own rounding is measured.
-    reference, largest = load_whisper(checkpoint.folder).double().eval(), 0.0
-    in_float32 = load_whisper(checkpoint.folder).eval()
+    # In float64, so that only ONNX Runtime's own rounding is measured.
+    reference, largest = _vanilla_model(checkpoint).double(), 0.0
+    in_float32 = _vanilla_model(checkpoint)
     least_bound = get_target(checkpoint.target or "int8").max_weight_only_logit_difference
     context = encoder_context_of(reference.config)
     with tempfile.TemporaryDirectory(dir=checkpoint.folder.parent) as scratch:

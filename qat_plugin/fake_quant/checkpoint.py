@@ -80,7 +80,7 @@ def split_part(name: str) -> tuple[str, slice]:
 def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     """Read a vanilla checkpoint and, where `quantizer.json` lies beside it, its integers and scales.
 
-    Raises `ModelError` when the folder is no saved Whisper.
+    Raises `ModelError` when the folder is no saved Whisper, or `quantizer.json` without the file of its scales.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -92,6 +92,10 @@ def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     if (folder / QUANTIZER_CONFIG).is_file():
         content = json.loads((folder / QUANTIZER_CONFIG).read_text(encoding="utf8"))
         target, skip_modules = content["target"], tuple(content["skip_modules"])
+        if not (folder / QUANTIZER_WEIGHTS).is_file():
+            raise ModelError(
+                f"{folder} has {QUANTIZER_CONFIG} and no {QUANTIZER_WEIGHTS}: copy both from where the model was trained"
+            )
         with safe_open(folder / QUANTIZER_WEIGHTS, framework="pt") as file:
             names = set(file.keys())
             for part, scheme in content["layers"].items():

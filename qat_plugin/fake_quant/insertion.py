@@ -25,6 +25,7 @@ from qat_plugin.fake_quant.layers import (
     FakeQuantPositionalEmbedding,
     InputQuantizer,
     RowSplitQuantizer,
+    Switched,
     WeightQuantizer,
 )
 from qat_plugin.fake_quant.observers import (
@@ -37,6 +38,7 @@ from qat_plugin.fake_quant.observers import (
     search_mse,
 )
 from qat_plugin.fake_quant.positions import ENCODER_POSITIONS, sharpen_positions
+from qat_plugin.fake_quant.requirements import check_full_precision, check_no_adapters
 from qat_plugin.fake_quant.schemes import BYTES, LayerScheme, Target, WeightScheme, get_target
 
 # The Linear whose input no LayerNorm has made even.
@@ -79,11 +81,13 @@ def prepare(
     of what gets the int8 target's scheme instead. `hot_tokens`: so many first rows of the tied token embedding get 8 bits, and those of
     Whisper's special tokens with them.
 
-    Raises `QuantizationError` when the model is prepared already, a glob matches nothing, a weight cannot be quantized,
-    or nothing is left to quantize.
+    Raises `QuantizationError` when the model is prepared already, has weights in half precision or adapters that are not
+    merged, a glob matches nothing, a weight cannot be quantized, or nothing is left to quantize.
     """
     if next(fake_quant_layers(model), None) is not None:
         raise QuantizationError("the model is fake-quantized already: call `convert` before preparing it again")
+    check_no_adapters(model)
+    check_full_precision(model)
     layers = _layers_to_quantize(model, skip_modules)
     finer = _matching(layers, int8_modules, "int8_modules")
     if not layers:
@@ -302,8 +306,15 @@ def _quantizers(model: nn.Module) -> list[WeightQuantizer]:
 def set_fake_quant(model: nn.Module, enabled: bool) -> None:
     """Turn the fake quantization of weights and inputs on or off."""
     for module in model.modules():
-        if isinstance(module, (WeightQuantizer, InputQuantizer)):
+        if isinstance(module, Switched):
             module.enabled = enabled
+
+
+def set_fake_quant_in_training(model: nn.Module, enabled: bool) -> None:
+    """Let fake quantization act in training mode, or wait; in evaluation mode it acts all the same."""
+    for module in model.modules():
+        if isinstance(module, Switched):
+            module.waits = not enabled
 
 
 def is_fake_quant_enabled(model: nn.Module) -> bool:

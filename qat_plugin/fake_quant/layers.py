@@ -29,7 +29,21 @@ def _nearest_half(scale: Tensor) -> Tensor:
     return half + (scale - scale.detach())
 
 
-class WeightQuantizer(nn.Module):
+class Switched(nn.Module):
+    """A quantizer that can be off: `enabled` False, or, while the model is in training mode, `waits` True."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self.waits = False
+
+    @property
+    def active(self) -> bool:
+        """Whether it quantizes at present."""
+        return self.enabled and not (self.waits and self.training)
+
+
+class WeightQuantizer(Switched):
     """Scale and zero point of one weight; calling it fake-quantizes the weight.
 
     `scale = initial_scale * exp(scale_learning_ratio * scale_offset)`, where `scale_offset` is the parameter that
@@ -52,7 +66,6 @@ class WeightQuantizer(nn.Module):
     def __init__(self, scheme: WeightScheme, first: WeightScale, *, learned: bool) -> None:
         super().__init__()
         self.scheme = scheme
-        self.enabled = True
         self.scale_learning_ratio = 1.0
         self.register_buffer("initial_scale", first.scale, persistent=False)
         self.register_buffer("zero_point", first.zero_point, persistent=False)
@@ -101,8 +114,8 @@ class WeightQuantizer(nn.Module):
         self.scale_learning_ratio = 0.0
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Fake-quantized `weight`; itself while disabled. Without gradients the result is computed once and reused."""
-        if not self.enabled:
+        """Fake-quantized `weight`; itself while not active. Without gradients the result is computed once and reused."""
+        if not self.active:
             if self.scale_offset is None or not torch.is_grad_enabled():
                 return weight
             # In the graph all the same: DistributedDataParallel waits for every parameter's gradient.
@@ -127,7 +140,7 @@ class WeightQuantizer(nn.Module):
 
     def rows(self, weight: Tensor, indices: Tensor) -> Tensor:
         """Fake-quantized rows `weight[indices]`, of shape `(*indices.shape, dim)`: an embedding need not pay for all."""
-        if not self.enabled or not torch.is_grad_enabled():
+        if not self.active or not torch.is_grad_enabled():
             return F.embedding(indices, self(weight))
         flat = indices.reshape(-1)
         points = None if self.zero_point is None else self.zero_point[flat]
@@ -178,7 +191,7 @@ class RowSplitQuantizer(nn.Module):
         """Nothing, as of its parts."""
 
 
-class InputQuantizer(nn.Module):
+class InputQuantizer(Switched):
     """What the operator does to a layer's input.
 
     In evaluation the whole tensor that arrives is quantized as the operator will. In training a batch stands for many
@@ -191,11 +204,10 @@ class InputQuantizer(nn.Module):
         self.scheme = scheme
         self.group_size = group_size
         self.kept_axes = kept_axes
-        self.enabled = True
 
     def forward(self, x: Tensor, equalization: Tensor | None = None) -> Tensor:
         """`x` of shape `(batch, length, in)` as the operator sees it; `equalization` is the weight quantizer's."""
-        if not self.enabled:
+        if not self.active:
             return x
         if equalization is not None:
             return self._quantize(x / equalization) * equalization

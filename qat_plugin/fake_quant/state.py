@@ -1,12 +1,14 @@
 """Quantizer state on disk, beside a vanilla checkpoint.
 
 * `quantizer.json`: what `prepare` was told, and each layer's scheme; parts of a table are called NAME[:N], NAME[N:M] and so on;
+  of a training also `started_from`, the digest of the weights that it began with;
 * `quantizer.safetensors`: for each layer `NAME.scale` and, where it has them, `NAME.zero_point`, `NAME.multiplier` and
   `NAME.equalization` (what ships); `NAME.initial_scale` and `NAME.scale_offset` (what training resumes from). Tied layers are stored once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +67,20 @@ def _parts(model: nn.Module) -> dict[str, tuple[WeightQuantizer, LayerScheme]]:
     return parts
 
 
-def save_quantizer_state(model: nn.Module, config: QuantizerConfig, folder: str | Path) -> None:
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the names, types and bytes of a model's own weights, quantizers left out; tied ones count once."""
+    digest, seen = hashlib.sha256(), set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_quantizer_state(
+    model: nn.Module, config: QuantizerConfig, folder: str | Path, *, started_from: str | None = None
+) -> None:
     """Write `quantizer.json` and `quantizer.safetensors` to `folder`. Raises `QuantizationError` on a float model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +100,8 @@ def save_quantizer_state(model: nn.Module, config: QuantizerConfig, folder: str 
             layers[name] = asdict(scheme)
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / QUANTIZER_WEIGHTS)
     frozen = all(quantizer.frozen for quantizer, _ in parts.values())
-    content = {"format_version": 1, **asdict(config), "scales_frozen": frozen, "layers": layers}
+    start = {} if started_from is None else {"started_from": started_from}
+    content = {"format_version": 1, **asdict(config), **start, "scales_frozen": frozen, "layers": layers}
     (folder / QUANTIZER_CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
 
 
@@ -100,6 +116,12 @@ def read_quantizer_config(folder: str | Path) -> QuantizerConfig:
         tuple(content["int8_modules"]),
         content["hot_tokens"],
     )
+
+
+def read_start(folder: str | Path) -> str | None:
+    """Digest of the weights that a checkpoint's training began with; None where it does not say."""
+    start: str | None = _read(Path(folder)).get("started_from")
+    return start
 
 
 def _read(folder: Path) -> dict[str, Any]:

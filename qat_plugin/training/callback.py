@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from qat_plugin.encoder_context import EncoderContext, in_context, set_encoder_context
+from qat_plugin.encoder_context import EncoderContext, EvaluationContext, in_context, set_encoder_context
 from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant import (
     QuantizerConfig,
@@ -30,10 +30,11 @@ from qat_plugin.fake_quant import (
     freeze_scales,
     load_quantizer_state,
     save_quantizer_state,
-    set_fake_quant,
 )
-from qat_plugin.fake_quant.insertion import set_scale_learning_ratio
+from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
+from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
+from qat_plugin.fake_quant.state import read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 InitialRounding = Literal["nearest", "gptq"]
@@ -47,7 +48,7 @@ class QATCallback(TrainerCallback):
         trainer = Seq2SeqTrainer(model=model, ..., callbacks=[QATCallback("int4")])
 
     It prepares the model when the trainer is made (before the optimizer), saves the quantizers into each checkpoint and
-    restores them when training resumes. After training, `finish(model, folder)` writes the checkpoint to export.
+    restores them when training resumes. Evaluation and generation compute what would ship: quantized, silence folded. After training, `finish(model, folder)` writes the checkpoint to export.
 
     Args:
         quantizer: a target ("int8", "int4"), a `QuantizerConfig`, or None for float: the same training without fake
@@ -57,7 +58,7 @@ class QATCallback(TrainerCallback):
         initial_rounding: what training starts from: "nearest" integers, or GPTQ's, which needs `calibration_batches`.
         scale_learning_rate: relative change of a scale per optimizer step at the schedule's peak.
         activations: simulate what the operator does to its input.
-        fake_quant_start_step: optimizer step at which fake quantization starts.
+        fake_quant_start_step: optimizer step at which training with fake quantization starts; evaluation always has it.
         freeze_scales_step: optimizer step from which scales stand still; None: never.
         loss_weights: terms of the loss; with weights for a teacher, `teacher` or else a copy of the float model teaches.
         teacher: float model; None: a copy of the model as it is when the trainer is made.
@@ -98,26 +99,31 @@ class QATCallback(TrainerCallback):
                 "`calibration_batches` (the recipe's calibration_samples)"
             )
         self.restored = False
+        self._started_from: str | None = None
         self._loss: TrainingLoss | None = None
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Prepare the model: learned scales must exist before the optimizer is made."""
+        if self.quantizer is not None:
+            self._started_from = weights_digest(model)
         self.prepare(model, torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None)
 
     def prepare(self, model: Any, autocast: torch.dtype | None = None) -> None:
         """Put fake quantization and the loss into `model`, in place; `autocast` is the precision that it is trained in."""
+        # First: PEFT's own wrapper of a Whisper is no Whisper either, and merging mends both.
+        check_no_adapters(model)
         if not isinstance(model, WhisperForConditionalGeneration):
             raise ModelError(
                 f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}"
             )
-        teacher = self.teacher
-        if teacher is None and self.loss_weights.needs_teacher:
-            teacher = copy.deepcopy(model)
+        teacher = copy.deepcopy(model) if self._is_own_teacher else self.teacher
         if self.quantizer is not None:
             self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
         set_encoder_context(model.config, self.encoder_context)
+        if self.encoder_context is not None:
+            EvaluationContext(model, self.encoder_context)
         self._loss = TrainingLoss(model, self.loss_weights, teacher, self.encoder_context, autocast)
 
     def on_train_begin(
@@ -129,6 +135,7 @@ class QATCallback(TrainerCallback):
                 f"this process sees {args.n_gpu} GPUs, which the Trainer would join by nn.DataParallel: its threads share one "
                 "teacher. Start with `accelerate launch`, a process for each GPU, or show one, as in CUDA_VISIBLE_DEVICES=0"
             )
+        check_trainable(model)
         if self.quantizer is None:
             return
         if args.learning_rate <= 0:
@@ -180,9 +187,8 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Put the quantizers beside the weights."""
-        if state.is_world_process_zero and self.quantizer is not None:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            save_quantizer_state(model, self.quantizer, folder)
+        if state.is_world_process_zero:
+            self.save(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -228,23 +234,48 @@ class QATCallback(TrainerCallback):
         model.train(was_training)
 
     def restore(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
-        """Load the quantizers of a checkpoint. Raises `QuantizationError` when it has none or others."""
+        """Load the quantizers of a checkpoint, whose weights `model` has. Raises `QuantizationError` when it has none or others,
+        or belongs to a run that began with other weights than this one."""
         if self.quantizer is None:
             return
+        self._check_start(model, checkpoint)
         load_quantizer_state(model, checkpoint, training=True)
         self.restored = True
 
     def finish(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
         """Fold the weights and write the checkpoint that `export` reads: vanilla files, quantizers beside them."""
         if self.quantizer is not None:
-            set_fake_quant(model, True)
+            set_fake_quant_in_training(model, True)
             fold(model)
-            save_quantizer_state(model, self.quantizer, folder)
+            self.save(model, folder)
         model.save_pretrained(folder)
+
+    def save(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
+        """Write the quantizers to `folder`; of float there are none."""
+        if self.quantizer is not None:
+            save_quantizer_state(model, self.quantizer, folder, started_from=self._started_from)
+
+    def _check_start(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
+        began, own = read_start(checkpoint), self._started_from
+        if began is None or own is None or began == own:
+            return
+        if self._is_own_teacher or own != weights_digest(model):
+            raise QuantizationError(
+                f"{checkpoint} is of a run that began with other weights ({began[:12]}) than this trainer's model has "
+                f"({own[:12]}): give the trainer the model that the run began with, and it loads the checkpoint's weights "
+                "itself; or begin a new run in another output_dir"
+            )
+        # A model that was loaded from the checkpoint itself, where nothing else depends on what it was at first.
+        self._started_from = began
+
+    @property
+    def _is_own_teacher(self) -> bool:
+        return self.teacher is None and self.loss_weights.needs_teacher
 
     def _schedule(self, model: WhisperForConditionalGeneration, step: int) -> None:
         if self.quantizer is None:
             return
-        set_fake_quant(model, step >= self.fake_quant_start_step)
+        # Evaluation before that step measures what would ship, too: the best checkpoint is chosen by it.
+        set_fake_quant_in_training(model, step >= self.fake_quant_start_step)
         if self.freeze_scales_step is not None and step >= self.freeze_scales_step:
             freeze_scales(model)

@@ -11,7 +11,6 @@ from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from qat_plugin.fake_quant import save_quantizer_state
 from qat_plugin.training.callback import QATCallback
 
 
@@ -54,9 +53,7 @@ class QATTrainer(Seq2SeqTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.qat.quantizer is not None:
-            model = self.accelerator.unwrap_model(self.model)
-            save_quantizer_state(model, self.qat.quantizer, output_dir or self.args.output_dir)
+        self.qat.save(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from qat_plugin.errors import ExportError, ParityError, WorkspaceError
+from qat_plugin.errors import ExportError, ModelError, ParityError, QuantizationError, WorkspaceError
 from qat_plugin.export import export_verified
 from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
@@ -327,7 +328,9 @@ class TestExportVerified:
     ]
 
     def test_writes_a_complete_folder(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-        report = export_verified(checkpoints["float"], tmp_path / "onnx", clips=self.clips, task="transcribe")
+        report = export_verified(
+            checkpoints["float"], tmp_path / "onnx", clips=self.clips, task="transcribe", quantized=False
+        )
         assert report.greedy_identical == 2 and report.max_weight_only_logit_difference < 1e-4
         names = {path.name for path in (tmp_path / "onnx").iterdir()}
         assert {
@@ -343,12 +346,31 @@ class TestExportVerified:
     def test_leaves_a_folder_of_something_else_alone(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "diary.txt").write_text("mine")
         with pytest.raises(WorkspaceError, match="something else"):
-            export_verified(checkpoints["float"], tmp_path, clips=self.clips, task="transcribe")
+            export_verified(checkpoints["float"], tmp_path, clips=self.clips, task="transcribe", quantized=False)
         assert (tmp_path / "diary.txt").read_text() == "mine"
 
     def test_refuses_to_compare_nothing(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(ParityError, match="no clip"):
-            export_verified(checkpoints["float"], tmp_path / "x", clips=[], task="transcribe")
+            export_verified(checkpoints["float"], tmp_path / "x", clips=[], task="transcribe", quantized=False)
+
+    def test_a_checkpoint_that_lost_its_quantizers_is_not_exported_in_float(
+        self, checkpoints: dict[str, Path], tmp_path: Path
+    ) -> None:
+        lost = shutil.copytree(checkpoints["int4"], tmp_path / "lost")
+        (lost / "quantizer.json").unlink()
+        with pytest.raises(QuantizationError, match=r"lost has no quantizer\.json.*quantized=False"):
+            export_verified(lost, tmp_path / "onnx", clips=self.clips, task="transcribe")
+        assert [path.name for path in tmp_path.iterdir()] == ["lost"]
+        half = shutil.copytree(checkpoints["int4"], tmp_path / "half")
+        (half / "quantizer.safetensors").unlink()
+        with pytest.raises(ModelError, match=r"has quantizer\.json and no quantizer\.safetensors"):
+            export_verified(half, tmp_path / "onnx", clips=self.clips, task="transcribe")
+
+    def test_a_quantized_checkpoint_is_not_the_float_one(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+        with pytest.raises(QuantizationError, match="not the float one that was asked for"):
+            export_verified(
+                checkpoints["int4"], tmp_path / "onnx", clips=self.clips, task="transcribe", quantized=False
+            )
 
 
 def test_bytes_that_nothing_accounts_for_are_found(checkpoints: dict[str, Path], tmp_path: Path) -> None:

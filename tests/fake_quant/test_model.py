@@ -340,6 +340,17 @@ def test_bad_requests_are_clear_errors(model, tmp_path):
         load_whisper(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_one_weight_in_half_precision_is_refused_by_name(model, dtype):
+    layer = model.model.decoder.layers[1].fc1
+    layer.to(dtype)
+    with pytest.raises(QuantizationError, match=rf"model\.decoder\.layers\.1\.fc1\.weight is {dtype}"):
+        prepare(model, get_target("int4"))
+    assert not list(fake_quant_layers(model))
+    layer.float()
+    prepare(model, get_target("int4"))
+
+
 def test_scales_that_are_stored_in_half_precision_are_trained_in_it(model):
     prepare(model, get_target("int4"))
     halves = 0

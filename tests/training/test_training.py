@@ -128,7 +128,7 @@ def test_schedule_starts_and_freezes_at_its_steps(tiny_whisper_dir, tmp_path):
             super().on_step_begin(args, state, control, model=model, **kwargs)
             layer = dict(fake_quant_layers(model))["model.encoder.layers.0.fc1"]
             seen.append(
-                (layer.weight_quantizer.enabled, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone())
+                (layer.weight_quantizer.active, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone())
             )
 
     qat = Spy("int4", fake_quant_start_step=1, freeze_scales_step=3)
@@ -205,6 +205,18 @@ def test_resuming_with_another_group_size_names_the_layer(tiny_whisper_dir, tmp_
 def test_only_whisper_is_trained(tmp_path):
     with pytest.raises(ModelError, match="has a Linear"):
         QATCallback("int8").on_init_end(arguments(tmp_path), None, None, model=torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_refused(tiny_whisper_dir, tmp_path, kind, dtype):
+    model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper_dir, dtype=dtype)
+    qat = QATCallback("int4")
+    options = {"qat": qat} if kind is QATTrainer else {"callbacks": [qat]}
+    expected = rf"model\.encoder\.conv1\.weight is {dtype}: .*dtype=torch\.float32.*--bf16 or --fp16"
+    with pytest.raises(QuantizationError, match=expected):
+        kind(model=model, args=arguments(tmp_path), train_dataset=examples(2), data_collator=collate, **options)
+    assert not list(fake_quant_layers(model))
 
 
 def test_saved_quantizer_config_is_what_was_asked(tiny_whisper_dir, tmp_path):

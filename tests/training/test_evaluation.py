@@ -1,0 +1,62 @@
+"""What a Trainer predicts and measures on the way is what would ship at that step: quantized, with silence folded."""
+
+import pytest
+import torch
+from test_training import arguments, collate, examples, speech
+from tiny import VOCAB_SIZE, save_tiny_whisper
+from transformers import GenerationConfig, Seq2SeqTrainer
+
+from qat_plugin.encoder_context import EncoderContext, encoder_context_of, in_context
+from qat_plugin.models import load_fake_quant, load_whisper
+from qat_plugin.training import QATCallback, QATTrainer
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = save_tiny_whisper(tmp_path_factory.mktemp("start"), max_target_positions=12)
+    settings = GenerationConfig.from_pretrained(folder)
+    # A time, which this model may say at random, ends a window: where, depends on how long the features are.
+    settings.suppress_tokens = list(range(settings.no_timestamps_token_id + 1, VOCAB_SIZE))
+    settings.save_pretrained(folder)
+    return folder
+
+
+def loss_of(model, batch, context):
+    with torch.no_grad(), in_context(model.eval(), context, batch["input_features"]) as features:
+        return float(model(input_features=features, labels=batch["labels"]).loss)
+
+
+@pytest.mark.parametrize("start_step", [0, 5])
+@pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
+def test_predictions_and_loss_are_those_of_what_ships(start, tmp_path, kind, start_step):
+    predicted = []
+
+    def keep(prediction):
+        predicted.append(torch.from_numpy(prediction.predictions))
+        return {}
+
+    context, rows = EncoderContext(), speech(2)
+    qat = QATCallback("int4", encoder_context=context, fake_quant_start_step=start_step)
+    options = {"qat": qat} if kind is QATTrainer else {"callbacks": [qat]}
+    trainer = kind(
+        model=load_whisper(start), train_dataset=examples(4), eval_dataset=rows, data_collator=collate, compute_metrics=keep,
+        args=arguments(tmp_path / "run", max_steps=2, eval_strategy="steps", eval_steps=2, predict_with_generate=True),
+        **options,
+    )  # fmt: skip
+    trainer.train()
+    (log,) = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    latent = load_whisper(tmp_path / "run" / "checkpoint-2")
+    qat.finish(trainer.model, tmp_path / "end")
+    shipped, batch = load_fake_quant(tmp_path / "end"), collate(rows)
+    assert encoder_context_of(shipped.config) == context
+    with torch.no_grad(), in_context(shipped, context, batch["input_features"]) as features:
+        assert features.shape[-1] < 3000
+        expected = shipped.generate(features)
+    assert torch.equal(predicted[0][:, : expected.shape[1]], expected)
+    found = log["eval_loss"]
+    assert found == pytest.approx(loss_of(shipped, batch, context), rel=1e-5)
+    assert abs(found - loss_of(latent, batch, context)) > 1e-3 * found
+    assert abs(found - loss_of(shipped, batch, None)) > 1e-5 * found
+    # The model's own evaluation leaves no trace: features that somebody shortened are computed as they are.
+    assert loss_of(trainer.model, batch, context) == pytest.approx(found, rel=1e-5)
+    assert trainer.model.config.max_source_positions == 1500
