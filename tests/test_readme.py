@@ -6,7 +6,16 @@ import shlex
 from argparse import ArgumentParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from tiny import save_tiny_whisper
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    WhisperForConditionalGeneration,
+    default_data_collator,
+)
 
 from qat_plugin.evaluation.report import render_report
 from qat_plugin.recipe_loading import load_recipe, shipped_recipes
@@ -49,6 +58,32 @@ def test_every_shipped_recipe_is_named():
 @pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
 def test_python_blocks_compile(code):
     compile(code, "README.md", "exec")
+
+
+@pytest.mark.parametrize("their_own", [False, True])
+def test_the_snippet_for_ones_own_script_trains_and_exports(tmp_path, monkeypatch, their_own):
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "QATTrainer(" in text]
+    start = save_tiny_whisper(tmp_path / "start", max_target_positions=12)
+    # As many are published.
+    WhisperForConditionalGeneration.from_pretrained(start).half().save_pretrained(start)
+    assert code.count('"openai/whisper-base"') == 1 and code.count("qat=qat") == 1
+    code = code.replace("openai/whisper-base", str(start))
+    if their_own:
+        assert "keep `Seq2SeqTrainer` and give it `callbacks=[qat]` instead of `qat=qat`" in README
+        code = code.replace("QATTrainer(", "Seq2SeqTrainer(").replace("qat=qat", "callbacks=[qat]")
+    args = Seq2SeqTrainingArguments(
+        output_dir="run", max_steps=2, per_device_train_batch_size=2, learning_rate=1e-3, report_to="none", use_cpu=True,
+        remove_unused_columns=False,
+    )  # fmt: skip
+    rows = [{"input_features": torch.randn(80, 3000), "labels": torch.tensor([7, 8, 9, i])} for i in range(4)]
+    audio = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
+    theirs = {"args": args, "data": rows, "collator": default_data_collator, "audio": audio}
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {**theirs, "Seq2SeqTrainer": Seq2SeqTrainer})
+    parity = json.loads((tmp_path / "onnx" / "parity.json").read_text())
+    assert parity["passed"] and parity["target"] == "int4"
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out")
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
 
 
 @pytest.mark.parametrize("path", [DEMO, QUALITY])

@@ -69,7 +69,7 @@ def _parts(model: nn.Module) -> dict[str, tuple[WeightQuantizer, LayerScheme]]:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of the names, types and bytes of a model's own weights, quantizers left out; tied ones count once."""
-    digest, seen = hashlib.sha256(), set()
+    digest, seen = hashlib.sha256(), set[int]()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())

@@ -13,7 +13,7 @@ from qat_plugin.errors import QuantizationError
 from qat_plugin.export import export_verified
 from qat_plugin.fake_quant import fake_quant_layers, read_checkpoint
 from qat_plugin.models import load_processor, load_whisper
-from qat_plugin.training import LossWeights, QATCallback, QATTrainer
+from qat_plugin.training import QATCallback, QATTrainer
 
 
 def integers(model: torch.nn.Module) -> dict[str, np.ndarray]:
