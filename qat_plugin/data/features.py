@@ -18,7 +18,7 @@ from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_seco
 from qat_plugin.data.loading import Corpus
 from qat_plugin.data.report import LoadReport
 from qat_plugin.data.rows import Row
-from qat_plugin.data.speed import perturb_speed
+from qat_plugin.data.speed import speed_of_epoch
 from qat_plugin.data.streaming import TrainingStream
 from qat_plugin.errors import DataError
 from qat_plugin.recipe import DataArguments
@@ -37,6 +37,7 @@ def training_dataset(
     allow_missing_text: bool = False,
     return_attention_mask: bool = False,
     speed_perturbation: float = 0.0,
+    process: tuple[int, int] = (0, 1),
 ) -> TrainingDataset | TrainingStream:
     """Training samples of `corpora`, in their order, or a stream of them when any corpus is streamed.
 
@@ -49,6 +50,7 @@ def training_dataset(
         allow_missing_text: rows without text give samples without "labels"; otherwise they are an error.
         return_attention_mask: for models whose config has `apply_spec_augment`.
         speed_perturbation: see the recipe; it begins with the first call of `set_epoch`, which the Trainer makes.
+        process: index of this process and number of all that train together; each reads its own share of a stream.
 
     Returns:
         A dataset whose samples are {"input_features": float32 (mels, frames), "labels": list of token ids}.
@@ -63,19 +65,17 @@ def training_dataset(
         raise DataError(
             f"join_to_seconds is {data_args.join_to_seconds:g}, longer than the model's window of {encoder.window:g} s."
         )
-    kind = TrainingStream if any(corpus.streaming for corpus in corpora) else TrainingDataset
-    dataset = kind(
-        corpora,
-        encoder,
-        join_to_seconds=data_args.join_to_seconds,
-        max_label_length=max_label_length,
-        max_samples=data_args.max_train_samples,
-        seed=data_args.sample_seed,
-        max_bad_row_share=data_args.max_bad_row_share,
-        speed_perturbation=speed_perturbation,
-    )
-    if isinstance(dataset, TrainingStream):
-        return dataset
+    settings: dict[str, Any] = {
+        "join_to_seconds": data_args.join_to_seconds,
+        "max_label_length": max_label_length,
+        "max_samples": data_args.max_train_samples,
+        "seed": data_args.sample_seed,
+        "max_bad_row_share": data_args.max_bad_row_share,
+        "speed_perturbation": speed_perturbation,
+    }
+    if any(corpus.streaming for corpus in corpora):
+        return TrainingStream(corpora, encoder, process=process, **settings)
+    dataset = TrainingDataset(corpora, encoder, **settings)
     if not allow_missing_text and any(text is None for text in dataset.texts):
         raise DataError("some training rows have no text. Load them with require_text, or train on pseudo labels.")
     logger.info(dataset.report.summary())
@@ -160,11 +160,14 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         raise AssertionError("unreachable: a share of 1 leaves no sample to try")
 
     def _heard(self, index: int) -> NDArray[np.float32]:
-        audio = self.audio(index)
-        if self.epoch is None:
-            return audio
-        key = f"{self.seed}-{self.epoch}-{index}"
-        return perturb_speed(audio, self.speed_perturbation, key=key, max_seconds=self.encoder.window)
+        return speed_of_epoch(
+            self.audio(index),
+            self.speed_perturbation,
+            seed=self.seed,
+            epoch=self.epoch,
+            place=str(index),
+            max_seconds=self.encoder.window,
+        )
 
     def audio(self, index: int) -> NDArray[np.float32]:
         """Audio of one sample: float32 of shape (samples,) at 16 kHz."""

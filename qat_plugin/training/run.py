@@ -95,6 +95,7 @@ def _dataset(
         allow_missing_text=without_text,
         return_attention_mask=model.config.apply_spec_augment,
         speed_perturbation=speed_perturbation,
+        process=(recipe.training.process_index, recipe.training.world_size),
     )
 
 
@@ -164,8 +165,8 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         dataset, collator = _training_data(recipe, model, processor, folder)
     validation = None
     if recipe.data.validation_data:
-        # Every clip by itself, and all of them.
-        whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0)
+        # Every clip by itself, and all of them; loaded, so that several processes measure each clip once.
+        whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0, streaming=False)
         unjoined = dataclasses.replace(recipe, data=whole)
         validation = _dataset(unjoined, recipe.data.validation_data, model, processor, without_text=False)
     q, d = recipe.quantization, recipe.distillation
