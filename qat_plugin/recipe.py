@@ -270,6 +270,13 @@ class QATTrainingArguments(Seq2SeqTrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Whisper's collator needs every column."})
     label_names: Optional[list[str]] = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
+    ddp_timeout: int = field(
+        default=86400,
+        metadata={
+            "help": "Seconds that a process waits for another. The first one calibrates, and writes pseudo labels, while the "
+            "rest wait."
+        },
+    )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate transcripts, not next tokens."})
 
 

@@ -26,6 +26,7 @@ GOOD: dict[str, Any] = {
     "bootstrap_resamples": 2000, "parity_samples": 8, "num_threads": None, "learning_rate": 1e-5, "max_steps": -1,
     "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
     "dataloader_persistent_workers": False, "eval_strategy": "no", "bf16": False, "fp16": False, "hub_token": None,
+    "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "resume_from_checkpoint": None, "push_to_hub": False,
 }  # fmt: skip
 
 
@@ -84,6 +85,11 @@ def test_good_values_have_no_message() -> None:
         ({"arms": ["fp", "qat", "qatt"]}, ['arms is ["fp", "qat", "qatt"]: "qatt" is not one of fp, fp-auto, ']),
         ({"arms": ["fp", "qat", "fp"]}, ['arms is ["fp", "qat", "fp"]: name each arm once']),
         ({"arms": []}, ["arms is []: name at least one of fp, fp-auto, "]),
+        ({"num_train_epochs": 0}, ["num_train_epochs is 0 and max_steps is -1: nothing would be trained; set one of them"]),
+        ({"num_train_epochs": 0, "max_steps": 5}, []),
+        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor is 0.1: the Trainer would take the labels away from"]),
+        ({"resume_from_checkpoint": "a"}, ['resume_from_checkpoint is "a": a run goes on from the last checkpoint in its']),
+        ({"push_to_hub": True}, ["push_to_hub is true: the Trainer would publish weights that are not quantized yet; leave"]),
         ({"bf16": True, "fp16": True}, ["bf16 and fp16 are both true: keep one"]),
         ({"hub_token": "x"}, ["hub_token is set: a recipe is kept beside the output, so it must hold no secret"]),
     ],
