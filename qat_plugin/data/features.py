@@ -38,6 +38,7 @@ def training_dataset(
     return_attention_mask: bool = False,
     speed_perturbation: float = 0.0,
     process: tuple[int, int] = (0, 1),
+    multilingual: bool = True,
 ) -> TrainingDataset | TrainingStream:
     """Training samples of `corpora`, in their order, or a stream of them when any corpus is streamed.
 
@@ -51,16 +52,23 @@ def training_dataset(
         return_attention_mask: for models whose config has `apply_spec_augment`.
         speed_perturbation: see the recipe; it begins with the first call of `set_epoch`, which the Trainer makes.
         process: index of this process and number of all that train together; each reads its own share of a stream.
+        multilingual: False for a model that knows English only: its labels begin without language and task.
 
     Returns:
         A dataset whose samples are {"input_features": float32 (mels, frames), "labels": list of token ids}.
 
     Raises:
-        DataError: no corpus, no sample left, an impossible `join_to_seconds`, an unknown language or task.
+        DataError: no corpus, no sample left, an impossible `join_to_seconds`, a language or task that the model does not know.
     """
     if not corpora:
         raise DataError("no training speech. Name corpora in train_corpora or manifests in train_data.")
-    encoder = SampleEncoder(processor, language=language, task=task, return_attention_mask=return_attention_mask)
+    encoder = SampleEncoder(
+        processor,
+        language=language,
+        task=task,
+        multilingual=multilingual,
+        return_attention_mask=return_attention_mask,
+    )
     if data_args.join_to_seconds > encoder.window:
         raise DataError(
             f"join_to_seconds is {data_args.join_to_seconds:g}, longer than the model's window of {encoder.window:g} s."
@@ -78,6 +86,8 @@ def training_dataset(
     dataset = TrainingDataset(corpora, encoder, **settings)
     if not allow_missing_text and any(text is None for text in dataset.texts):
         raise DataError("some training rows have no text. Load them with require_text, or train on pseudo labels.")
+    for language in dict.fromkeys(dataset.languages):
+        encoder.prefix(language)  # one that the model does not know must fail now
     logger.info(dataset.report.summary())
     return dataset
 

@@ -13,6 +13,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
+from qat_plugin.prompt import is_multilingual
 
 
 class RelabelledDataset(Dataset[dict[str, Any]]):
@@ -70,8 +71,10 @@ def pseudo_labels(
             indices = order[start : start + batch_size]
             rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
             features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
+            # A teacher that knows English only is told neither.
+            asked = {"language": languages, "task": task} if is_multilingual(teacher.generation_config) else {}
             with torch.no_grad(), in_context(teacher, context, features) as heard:
-                generated = teacher.generate(heard, language=languages, task=task, num_beams=1, do_sample=False)
+                generated = teacher.generate(heard, **asked, num_beams=1, do_sample=False)
             for tokens in generated.tolist():
                 text = [token for token in tokens if token < tokenizer.eos_token_id]
                 done.append(text)
