@@ -100,6 +100,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         durations: seconds of each sample, silence between joined clips included.
         texts: transcript of each sample, None where there is none.
         languages: code of each sample's language.
+        ids: 'CORPUS:ROW_ID' of each sample's rows, joined with '+'.
     """
 
     def __init__(
@@ -136,7 +137,8 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         self.durations = [join_seconds([by_key[key].duration for key in group]) for group in groups]
         self.texts = [join_texts([self._texts[key] for key in group]) for group in groups]
         self.languages = [by_key[group[0]].language or encoder.language for group in groups]
-        del self._texts
+        self.ids = ["+".join(self._ids[key] for key in group) for group in groups]
+        del self._texts, self._ids
 
     def set_epoch(self, epoch: int) -> None:
         """From now on samples are heard at this epoch's speeds; the Trainer calls this."""
@@ -183,19 +185,16 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         """Audio of one sample: float32 of shape (samples,) at 16 kHz."""
         return join_audio([self.corpora[c].read(self._row(c, r)) for c, r in self.groups[index]])
 
-    def sample_id(self, index: int) -> str:
-        """'CORPUS:ROW_ID' of the sample's rows, joined with '+'."""
-        return "+".join(f"{self.corpora[c].name}:{self._row(c, r)['id']}" for c, r in self.groups[index])
-
     def _row(self, corpus: int, row: int) -> Row:
         rows = self.corpora[corpus].rows
         assert isinstance(rows, datasets.Dataset)
         return dict(rows[row])
 
     def _clips(self, max_label_length: int) -> list[Clip[tuple[int, int]]]:
-        """Every usable row; keys are (corpus, row). Fills `_texts` and the report."""
+        """Every usable row; keys are (corpus, row). Fills `_texts`, `_ids` and the report."""
         clips = []
         self._texts: dict[tuple[int, int], str | None] = {}
+        self._ids: dict[tuple[int, int], str] = {}
         for c, corpus in enumerate(self.corpora):
             assert isinstance(corpus.rows, datasets.Dataset)
             columns = corpus.rows.select_columns(["id", "text", "duration", "speaker", "language"])[:]
@@ -203,11 +202,12 @@ class TrainingDataset(Dataset[dict[str, Any]]):
             for r, length in enumerate(tokens):
                 speaker, language = columns["speaker"][r], columns["language"][r]
                 clip = Clip((c, r), corpus.name, speaker, language, columns["duration"][r], length)
+                name = f"{corpus.name}:{columns['id'][r]}"
                 rejection = check_length(clip.duration, length, self.encoder, max_label_length)
                 if rejection is not None:
-                    self.report.reject(f"{corpus.name}:{columns['id'][r]}", rejection)
+                    self.report.reject(name, rejection)
                     continue
                 self.report.keep(clip.duration)
-                self._texts[clip.key] = columns["text"][r]
+                self._texts[clip.key], self._ids[clip.key] = columns["text"][r], name
                 clips.append(clip)
         return clips

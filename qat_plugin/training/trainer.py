@@ -47,7 +47,7 @@ class QATTrainer(Seq2SeqTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's own; of a stream, which gives each process its own rows, one that is not divided once more."""
         if not isinstance(self.train_dataset, TrainingStream):
-            return super().get_train_dataloader()
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
         args = self.args
         loader = DataLoader(
             self.train_dataset,
@@ -57,9 +57,10 @@ class QATTrainer(Seq2SeqTrainer):
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        return prepare_data_loader(
+        prepared: DataLoader[Any] = prepare_data_loader(
             loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
+        return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
