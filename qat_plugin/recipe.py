@@ -53,7 +53,13 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "Where a private corpus lies: NAME=PATH, as in zaion5=/data/zaion5.jsonl."},
     )
-    streaming: bool = field(default=False, metadata={"help": "Read Hub corpora while training instead of downloading."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read Hub corpora while training instead of downloading: each process its own share, again from the "
+            "beginning at its end."
+        },
+    )
     max_train_samples: Optional[int] = field(
         default=None, metadata={"help": "Use at most so many training samples, drawn with `sample_seed`."}
     )

@@ -139,6 +139,9 @@ def _streaming(v: Values) -> Iterator[str]:
         return
     if v["max_steps"] <= 0:
         yield f"streaming is true and max_steps is {quote(v['max_steps'])}: a stream has no length, so set max_steps"
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if v[name] == "epoch":
+            yield f'streaming is true and {name} is "epoch": a stream goes on without end, so set it to "steps"'
     if v["pseudo_labels"]:
         yield (
             "streaming and pseudo_labels are both true: the teacher transcribes a corpus once, before training; "

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from accelerate import skip_first_batches
 from synthetic_speech import make_corpus, strongest_frequency, wav_bytes
 from torch.utils.data import DataLoader
 from transformers import WhisperProcessor
@@ -215,6 +216,18 @@ def test_processes_and_workers_share_out_max_train_samples(
         loader = DataLoader(dataset, batch_size=None, num_workers=workers)
         heard.append(set(texts(processor, itertools.islice(loader, 3 - index))))
     assert len(heard[0]) == 3 and len(heard[1]) == 2 and not heard[0] & heard[1]
+
+
+def test_a_resumed_run_goes_on_in_a_later_epoch(tmp_path: Path, processor: WhisperProcessor) -> None:
+    corpus = load_corpus(write_dataset(tmp_path / "d", make_rows(3)), streaming=True)
+    dataset = stream(processor, [corpus], DataArguments(), speed_perturbation=0.1)
+    dataset.set_epoch(0)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=lambda samples: samples[0])
+    heard = list(itertools.islice(loader, 9))
+    for seen in (2, 4, 8):
+        resumed = next(iter(skip_first_batches(loader, seen)))
+        assert resumed["labels"] == heard[seen]["labels"]
+        np.testing.assert_array_equal(resumed["input_features"], heard[seen]["input_features"])
 
 
 def test_a_process_without_rows_says_so(tmp_path: Path, processor: WhisperProcessor) -> None:
