@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.errors import ModelError
@@ -28,13 +29,48 @@ def part_of(name: str) -> str:
 def load_whisper(name_or_path: str | Path, revision: str = "main") -> WhisperForConditionalGeneration:
     """The float Whisper of a Hub id or local folder, in float32.
 
-    Raises `ModelError` when it cannot be found or is not a Whisper.
+    Raises `ModelError` when it cannot be found, is not a Whisper, or its weights are missing, damaged or of another shape.
     """
     _check_is_whisper(name_or_path, revision)
-    model: WhisperForConditionalGeneration = WhisperForConditionalGeneration.from_pretrained(
-        str(name_or_path), revision=revision
-    )
+    model: WhisperForConditionalGeneration
+    try:
+        model, found = WhisperForConditionalGeneration.from_pretrained(
+            str(name_or_path), revision=revision, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ModelError(
+            f"{_damaged(Path(name_or_path))} is no whole safetensors file ({error}): copy or download it again"
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{name_or_path}: weights cannot be loaded ({str(error).splitlines()[0]}): save the model there with "
+            "`save_pretrained`, or copy the missing file"
+        ) from error
+    except RuntimeError as error:
+        # transformers lists the tensors on the screen and says no more than that.
+        raise ModelError(
+            f"{name_or_path}: the tensors of its weights have not the shapes that its config.json says: take both files from "
+            "one model"
+        ) from error
+    if found["missing_keys"]:
+        # transformers would draw them at random and go on.
+        missing = sorted(found["missing_keys"])
+        raise ModelError(
+            f"{name_or_path}: its weights lack {len(missing)} tensors that its config.json asks for, as {missing[0]}: take "
+            "both files from one model"
+        )
     return model.float()
+
+
+def _damaged(folder: Path) -> Path:
+    """The first file of weights that is not whole; the folder itself (or Hub id) where none can be found."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError:
+            return path
+    return folder
 
 
 def load_processor(name_or_path: str | Path, revision: str = "main") -> WhisperProcessor:
@@ -47,6 +83,22 @@ def load_processor(name_or_path: str | Path, revision: str = "main") -> WhisperP
             "with `WhisperProcessor.save_pretrained`"
         ) from error
     return processor
+
+
+def check_can_be_exported(model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> None:
+    """Refuse with `ModelError` a model whose computation is not the one that export writes, or that hears other features."""
+    activation = model.config.activation_function
+    if activation != "gelu":
+        raise ModelError(
+            f"activation_function is {activation!r} in the model's config.json: only 'gelu' can be exported; start from a "
+            "Whisper that has it"
+        )
+    mels, bins = processor.feature_extractor.feature_size, model.config.num_mel_bins
+    if mels != bins:
+        raise ModelError(
+            f"feature_size is {mels} in the model's preprocessor_config.json and num_mel_bins is {bins} in its config.json: "
+            "save the feature extractor of the Whisper that the model was made from beside it"
+        )
 
 
 def _check_is_whisper(name_or_path: str | Path, revision: str) -> None:

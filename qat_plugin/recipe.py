@@ -53,7 +53,13 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "Where a private corpus lies: NAME=PATH, as in zaion5=/data/zaion5.jsonl."},
     )
-    streaming: bool = field(default=False, metadata={"help": "Read Hub corpora while training instead of downloading."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read Hub corpora while training instead of downloading: each process its own share, again from the "
+            "beginning at its end."
+        },
+    )
     max_train_samples: Optional[int] = field(
         default=None, metadata={"help": "Use at most so many training samples, drawn with `sample_seed`."}
     )
@@ -271,6 +277,13 @@ class QATTrainingArguments(Seq2SeqTrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Whisper's collator needs every column."})
     label_names: Optional[list[str]] = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
+    ddp_timeout: int = field(
+        default=86400,
+        metadata={
+            "help": "Seconds that a process waits for another. The first one calibrates, and writes pseudo labels, while the "
+            "rest wait."
+        },
+    )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate transcripts, not next tokens."})
 
 

@@ -139,6 +139,9 @@ def _streaming(v: Values) -> Iterator[str]:
         return
     if v["max_steps"] <= 0:
         yield f"streaming is true and max_steps is {quote(v['max_steps'])}: a stream has no length, so set max_steps"
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if v[name] == "epoch":
+            yield f'streaming is true and {name} is "epoch": a stream goes on without end, so set it to "steps"'
     if v["pseudo_labels"]:
         yield (
             "streaming and pseudo_labels are both true: the teacher transcribes a corpus once, before training; "
@@ -222,6 +225,30 @@ def _evaluation(v: Values) -> Iterator[str]:
         yield "corpora and test_data are both empty: name a corpus or a manifest to verify and measure the model on"
 
 
+def _training(v: Values) -> Iterator[str]:
+    epochs, steps = v["num_train_epochs"], v["max_steps"]
+    if epochs <= 0 and steps <= 0:
+        yield (
+            f"num_train_epochs is {quote(epochs)} and max_steps is {quote(steps)}: nothing would be trained; set one of them "
+            "above 0"
+        )
+    if v["label_smoothing_factor"] != 0:
+        yield (
+            f"label_smoothing_factor is {quote(v['label_smoothing_factor'])}: the Trainer would take the labels away from the "
+            "loss that trains here; leave it out, and smooth by kl_weight and distillation_temperature"
+        )
+    if v["resume_from_checkpoint"] is not None:
+        yield (
+            f"resume_from_checkpoint is {quote(v['resume_from_checkpoint'])}: a run goes on from the last checkpoint in its "
+            "output_dir by itself; leave it out"
+        )
+    if v["push_to_hub"]:
+        yield (
+            "push_to_hub is true: the Trainer would publish weights that are not quantized yet; leave it out, and run "
+            "'qat-plugin push' when the model is measured"
+        )
+
+
 def _precision(v: Values) -> Iterator[str]:
     if v["bf16"] and v["fp16"]:
         yield "bf16 and fp16 are both true: keep one"
@@ -247,6 +274,7 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _quantization,
     _distillation,
     _evaluation,
+    _training,
     _precision,
     _tokens,
 )

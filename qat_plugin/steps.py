@@ -30,7 +30,6 @@ _UNDECIDING = (
     "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size",
 )  # fmt: skip
 
-
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
 
 
@@ -162,15 +161,11 @@ def _parity_clips(recipe: Recipe) -> list[tuple[Any, str]]:
     """Audio and language of the first test clips, in turn from every corpus; of longer ones the first window."""
     from qat_plugin.data.audio import SAMPLING_RATE
 
-    rows = _in_turn(
-        [
-            [(corpus, row) for row in itertools.islice(corpus, recipe.evaluation.parity_samples)]
-            for corpus in _test_corpora(recipe)
-        ]
-    )
+    wanted = recipe.evaluation.parity_samples
+    rows = _in_turn([[(corpus, row) for row in itertools.islice(corpus, wanted)] for corpus in _test_corpora(recipe)])
     return [
         (corpus.read(row)[: int(WINDOW * SAMPLING_RATE)], row["language"] or recipe.model.language)
-        for corpus, row in itertools.islice(rows, recipe.evaluation.parity_samples)
+        for corpus, row in itertools.islice(rows, wanted)
     ]
 
 

@@ -25,7 +25,9 @@ GOOD: dict[str, Any] = {
     "max_eval_samples": None, "min_eval_words": 1, "eval_num_beams": 1, "eval_batch_size": 1,
     "bootstrap_resamples": 2000, "parity_samples": 8, "num_threads": None, "learning_rate": 1e-5, "max_steps": -1,
     "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
-    "dataloader_persistent_workers": False, "eval_strategy": "no", "bf16": False, "fp16": False, "hub_token": None,
+    "dataloader_persistent_workers": False, "eval_strategy": "no", "save_strategy": "steps", "logging_strategy": "steps",
+    "bf16": False, "fp16": False, "hub_token": None,
+    "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "resume_from_checkpoint": None, "push_to_hub": False,
 }  # fmt: skip
 
 
@@ -61,6 +63,10 @@ def test_good_values_have_no_message() -> None:
         ({"num_threads": 0}, ["num_threads is 0: it must be 1 or more"]),
         ({"streaming": True}, ["streaming is true and max_steps is -1: a stream has no length, so set max_steps"]),
         (
+            {"streaming": True, "max_steps": 9, "save_strategy": "epoch"},
+            ['streaming is true and save_strategy is "epoch": a stream goes on without end, so set it to "steps"'],
+        ),
+        (
             {"streaming": True, "max_steps": 9, "pseudo_labels": True},
             ["streaming and pseudo_labels are both true: the teacher transcribes a corpus once"],
         ),
@@ -84,6 +90,11 @@ def test_good_values_have_no_message() -> None:
         ({"arms": ["fp", "qat", "qatt"]}, ['arms is ["fp", "qat", "qatt"]: "qatt" is not one of fp, fp-auto, ']),
         ({"arms": ["fp", "qat", "fp"]}, ['arms is ["fp", "qat", "fp"]: name each arm once']),
         ({"arms": []}, ["arms is []: name at least one of fp, fp-auto, "]),
+        ({"num_train_epochs": 0}, ["num_train_epochs is 0 and max_steps is -1: nothing would be trained; set one of them"]),
+        ({"num_train_epochs": 0, "max_steps": 5}, []),
+        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor is 0.1: the Trainer would take the labels away from"]),
+        ({"resume_from_checkpoint": "a"}, ['resume_from_checkpoint is "a": a run goes on from the last checkpoint in its']),
+        ({"push_to_hub": True}, ["push_to_hub is true: the Trainer would publish weights that are not quantized yet; leave"]),
         ({"bf16": True, "fp16": True}, ["bf16 and fp16 are both true: keep one"]),
         ({"hub_token": "x"}, ["hub_token is set: a recipe is kept beside the output, so it must hold no secret"]),
     ],

@@ -85,6 +85,11 @@ def test_overrides_change_only_what_they_name(tmp_path: Path) -> None:
     assert after["learning_rate"] == 3e-6
 
 
+def test_processes_wait_a_day_for_the_first_one_unless_told_otherwise(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path)).training.ddp_timeout_delta.days == 1
+    assert load_recipe(write(tmp_path), ["--ddp_timeout", "60"]).training.ddp_timeout_delta.seconds == 60
+
+
 def test_an_override_can_give_what_the_file_lacks(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"train_corpora": ["mtedx"], "test_data": ["a.json"]}')

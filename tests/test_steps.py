@@ -157,6 +157,26 @@ def test_test_audio_in_the_training_speech_is_refused(finished, recipe, capsys):
     assert "4 audio files and 4 texts of 4 test rows are also in the training speech" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--corpora", "comunity-v2"], "unknown corpus 'comunity-v2'. Known: "),
+        (["--test_data", "LEAKED"], "1 audio files and 0 texts of 1 test rows are also in the training speech"),
+    ],
+)
+def test_test_speech_that_cannot_be_used_is_refused_before_training(recipe, tmp_path, capsys, command, message):
+    """The same bytes under another name and with another text are the same audio."""
+    (train,) = json.loads(recipe.read_text())["train_data"]
+    heard = json.loads(Path(train).read_text().splitlines()[0])["audio"]
+    shutil.copy(heard, tmp_path / "other.wav")
+    (tmp_path / "leaked.jsonl").write_text(json.dumps({"audio": "other.wav", "text": "autre chose"}) + "\n")
+    command = [str(tmp_path / "leaked.jsonl") if value == "LEAKED" else value for value in command]
+    out = tmp_path / "out"
+    assert main(["run", str(recipe), "--output_dir", str(out), *command]) == 1
+    assert message in capsys.readouterr().err
+    assert not (out / "train").exists() and json.loads((out / "state.json").read_text()) == {}
+
+
 def test_a_private_corpus_is_measured_after_training_and_again_when_it_changed(finished, recipe, tmp_path, capsys):
     """In a copy of the run: its own results stay."""
     own = shutil.copytree(finished, tmp_path / "out")

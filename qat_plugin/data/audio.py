@@ -107,12 +107,12 @@ def _openable(source: AudioSource) -> str | io.BytesIO:
     if isinstance(source, Mapping):
         content = source.get("bytes")
         if content is not None:
-            return io.BytesIO(content)
+            return _in_memory(source, content)
         if source.get("path") is None:
             raise DataError("audio has neither bytes nor a path. Give one of them.")
         source = str(source["path"])
     if isinstance(source, bytes):
-        return io.BytesIO(source)
+        return _in_memory(source, source)
     path = str(source)
     try:
         if "://" in path:
@@ -120,15 +120,29 @@ def _openable(source: AudioSource) -> str | io.BytesIO:
             import fsspec
 
             with fsspec.open(path, "rb") as remote:
-                return io.BytesIO(remote.read())
-        with Path(path).open("rb"):
-            return path
+                return _in_memory(source, remote.read())
+        with Path(path).open("rb") as file:
+            if not file.read(1):
+                raise _empty(source)
     except FileNotFoundError as error:
         raise DataError(
             f"audio {path} does not exist. Correct the path; relative ones start at the manifest."
         ) from error
     except OSError as error:
         raise DataError(f"audio {path} cannot be opened: {error.strerror or error}.") from error
+    if path.lower().endswith(".raw"):
+        raise DataError(f"audio {path} is raw: nothing in it tells its rate and format. Write it again as wav or flac.")
+    return path
+
+
+def _in_memory(source: AudioSource, content: bytes) -> io.BytesIO:
+    if not content:
+        raise _empty(source)
+    return io.BytesIO(content)
+
+
+def _empty(source: AudioSource) -> DataError:
+    return DataError(f"{describe_audio(source)} is empty (0 bytes). Copy it again, or remove its row.")
 
 
 def _undecodable(where: str, error: sf.SoundFileError) -> DataError:

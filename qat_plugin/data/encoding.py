@@ -14,6 +14,7 @@ from qat_plugin.data.audio import SAMPLING_RATE
 from qat_plugin.data.languages import language_code
 from qat_plugin.data.report import Rejection
 from qat_plugin.errors import DataError
+from qat_plugin.prompt import set_prefix
 
 TASKS = ("transcribe", "translate")
 WINDOW_TOLERANCE_S = 0.05
@@ -23,30 +24,39 @@ WINDOW_TOLERANCE_S = 0.05
 _BLANK_FREE = {"zh", "yue", "ja", "th", "lo", "my"}
 
 
-def set_language(processor: WhisperProcessor, language: str, task: str) -> None:
-    """Make the tokenizer begin every transcript with this language and task.
+def set_language(processor: WhisperProcessor, language: str, task: str, *, multilingual: bool = True) -> list[int]:
+    """Make the tokenizer begin every transcript with this language and task, and return these start tokens.
 
     Args:
         language: as Whisper names it, 'french' or 'fr'.
         task: 'transcribe' or 'translate'.
+        multilingual: whether the model knows languages; transcripts of one that knows English only begin without either.
 
     Raises:
-        DataError: Whisper does not know the language or task, or this tokenizer has no token for it (English-only).
+        DataError: Whisper does not know the language or task, an English-only model is to write another, or this tokenizer
+            has no token for it.
     """
     code = language_code(language)
     if code is None:
         raise DataError(f"language '{language}' is unknown to Whisper. Known: {', '.join(sorted(LANGUAGES.values()))}.")
     if task not in TASKS:
         raise DataError(f"task '{task}' is unknown to Whisper. Use one of {', '.join(TASKS)}.")
-    tokenizer = processor.tokenizer
-    tokenizer.set_prefix_tokens(language=code, task=task, predict_timestamps=False)
+    if not multilingual:
+        if code != "en" or task != "transcribe":
+            raise DataError(
+                f"language '{language}' and task '{task}': the model knows English only. Give it English to transcribe, or "
+                "take a multilingual model."
+            )
+        return set_prefix(processor.tokenizer, {})
+    ids = set_prefix(processor.tokenizer, {"language": code, "task": task})
     # The ids are computed from their usual distance to the start token: look that they are what they should be.
-    prefix = tokenizer.convert_ids_to_tokens(tokenizer.prefix_tokens)
+    prefix = processor.tokenizer.convert_ids_to_tokens(ids)
     if f"<|{code}|>" not in prefix or f"<|{task}|>" not in prefix:
         raise DataError(
             f"the tokenizer begins transcripts with {prefix}, without <|{code}|> and <|{task}|>: it is not that of a "
             "multilingual Whisper. Use the tokenizer saved with the model."
         )
+    return ids
 
 
 def check_length(
@@ -68,30 +78,39 @@ class SampleEncoder:
 
     Args:
         processor: feature extractor and tokenizer of the model that is trained; its tokenizer's prefix is set.
-        language, task: see `set_language`; the language is that of samples that do not tell theirs.
+        language, task, multilingual: see `set_language`; the language is that of samples that do not tell theirs.
         return_attention_mask: add the mask that the model's own SpecAugment needs (`config.apply_spec_augment`).
     """
 
     def __init__(
-        self, processor: WhisperProcessor, *, language: str, task: str, return_attention_mask: bool = False
+        self,
+        processor: WhisperProcessor,
+        *,
+        language: str,
+        task: str,
+        multilingual: bool = True,
+        return_attention_mask: bool = False,
     ) -> None:
         self.processor = processor
-        self.language, self.task = language, task
-        set_language(processor, language, task)
-        self._prefixes = {language: list(processor.tokenizer.prefix_tokens)}
+        self.language, self.task, self.multilingual = language, task, multilingual
+        self._prefixes = {language: self._set_language(language)}
         self.return_attention_mask = return_attention_mask
         self.window = processor.feature_extractor.n_samples / SAMPLING_RATE  # seconds that one sample may last
         self.num_special = len(processor.tokenizer("").input_ids)
 
     def prefix(self, language: str | None) -> list[int]:
-        """The start tokens of a transcript in `language` (None: the encoder's own)."""
+        """The start tokens of a transcript in `language` (None: the encoder's own). Raises `DataError` as `set_language`."""
         language = language or self.language
         if language not in self._prefixes:
-            set_language(self.processor, language, self.task)
-            self._prefixes[language] = list(self.processor.tokenizer.prefix_tokens)
-            # The tokenizer is saved with the model, and is to say the model's language.
-            set_language(self.processor, self.language, self.task)
+            try:
+                self._prefixes[language] = self._set_language(language)
+            finally:
+                # The tokenizer is saved with the model, and is to say the model's language.
+                self._set_language(self.language)
         return self._prefixes[language]
+
+    def _set_language(self, language: str) -> list[int]:
+        return set_language(self.processor, language, self.task, multilingual=self.multilingual)
 
     def encode(self, audio: NDArray[np.float32], text: str | None, language: str | None = None) -> dict[str, Any]:
         """One sample.

@@ -18,7 +18,7 @@ from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_seco
 from qat_plugin.data.loading import Corpus
 from qat_plugin.data.report import LoadReport
 from qat_plugin.data.rows import Row
-from qat_plugin.data.speed import perturb_speed
+from qat_plugin.data.speed import speed_of_epoch
 from qat_plugin.data.streaming import TrainingStream
 from qat_plugin.errors import DataError
 from qat_plugin.recipe import DataArguments
@@ -37,6 +37,8 @@ def training_dataset(
     allow_missing_text: bool = False,
     return_attention_mask: bool = False,
     speed_perturbation: float = 0.0,
+    process: tuple[int, int] = (0, 1),
+    multilingual: bool = True,
 ) -> TrainingDataset | TrainingStream:
     """Training samples of `corpora`, in their order, or a stream of them when any corpus is streamed.
 
@@ -49,35 +51,43 @@ def training_dataset(
         allow_missing_text: rows without text give samples without "labels"; otherwise they are an error.
         return_attention_mask: for models whose config has `apply_spec_augment`.
         speed_perturbation: see the recipe; it begins with the first call of `set_epoch`, which the Trainer makes.
+        process: index of this process and number of all that train together; each reads its own share of a stream.
+        multilingual: False for a model that knows English only: its labels begin without language and task.
 
     Returns:
         A dataset whose samples are {"input_features": float32 (mels, frames), "labels": list of token ids}.
 
     Raises:
-        DataError: no corpus, no sample left, an impossible `join_to_seconds`, an unknown language or task.
+        DataError: no corpus, no sample left, an impossible `join_to_seconds`, a language or task that the model does not know.
     """
     if not corpora:
         raise DataError("no training speech. Name corpora in train_corpora or manifests in train_data.")
-    encoder = SampleEncoder(processor, language=language, task=task, return_attention_mask=return_attention_mask)
+    encoder = SampleEncoder(
+        processor,
+        language=language,
+        task=task,
+        multilingual=multilingual,
+        return_attention_mask=return_attention_mask,
+    )
     if data_args.join_to_seconds > encoder.window:
         raise DataError(
             f"join_to_seconds is {data_args.join_to_seconds:g}, longer than the model's window of {encoder.window:g} s."
         )
-    kind = TrainingStream if any(corpus.streaming for corpus in corpora) else TrainingDataset
-    dataset = kind(
-        corpora,
-        encoder,
-        join_to_seconds=data_args.join_to_seconds,
-        max_label_length=max_label_length,
-        max_samples=data_args.max_train_samples,
-        seed=data_args.sample_seed,
-        max_bad_row_share=data_args.max_bad_row_share,
-        speed_perturbation=speed_perturbation,
-    )
-    if isinstance(dataset, TrainingStream):
-        return dataset
+    settings: dict[str, Any] = {
+        "join_to_seconds": data_args.join_to_seconds,
+        "max_label_length": max_label_length,
+        "max_samples": data_args.max_train_samples,
+        "seed": data_args.sample_seed,
+        "max_bad_row_share": data_args.max_bad_row_share,
+        "speed_perturbation": speed_perturbation,
+    }
+    if any(corpus.streaming for corpus in corpora):
+        return TrainingStream(corpora, encoder, process=process, **settings)
+    dataset = TrainingDataset(corpora, encoder, **settings)
     if not allow_missing_text and any(text is None for text in dataset.texts):
         raise DataError("some training rows have no text. Load them with require_text, or train on pseudo labels.")
+    for language in dict.fromkeys(dataset.languages):
+        encoder.prefix(language)  # one that the model does not know must fail now
     logger.info(dataset.report.summary())
     return dataset
 
@@ -90,6 +100,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         durations: seconds of each sample, silence between joined clips included.
         texts: transcript of each sample, None where there is none.
         languages: code of each sample's language.
+        ids: 'CORPUS:ROW_ID' of each sample's rows, joined with '+'.
     """
 
     def __init__(
@@ -126,7 +137,8 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         self.durations = [join_seconds([by_key[key].duration for key in group]) for group in groups]
         self.texts = [join_texts([self._texts[key] for key in group]) for group in groups]
         self.languages = [by_key[group[0]].language or encoder.language for group in groups]
-        del self._texts
+        self.ids = ["+".join(self._ids[key] for key in group) for group in groups]
+        del self._texts, self._ids
 
     def set_epoch(self, epoch: int) -> None:
         """From now on samples are heard at this epoch's speeds; the Trainer calls this."""
@@ -160,19 +172,18 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         raise AssertionError("unreachable: a share of 1 leaves no sample to try")
 
     def _heard(self, index: int) -> NDArray[np.float32]:
-        audio = self.audio(index)
-        if self.epoch is None:
-            return audio
-        key = f"{self.seed}-{self.epoch}-{index}"
-        return perturb_speed(audio, self.speed_perturbation, key=key, max_seconds=self.encoder.window)
+        return speed_of_epoch(
+            self.audio(index),
+            self.speed_perturbation,
+            seed=self.seed,
+            epoch=self.epoch,
+            place=str(index),
+            max_seconds=self.encoder.window,
+        )
 
     def audio(self, index: int) -> NDArray[np.float32]:
         """Audio of one sample: float32 of shape (samples,) at 16 kHz."""
         return join_audio([self.corpora[c].read(self._row(c, r)) for c, r in self.groups[index]])
-
-    def sample_id(self, index: int) -> str:
-        """'CORPUS:ROW_ID' of the sample's rows, joined with '+'."""
-        return "+".join(f"{self.corpora[c].name}:{self._row(c, r)['id']}" for c, r in self.groups[index])
 
     def _row(self, corpus: int, row: int) -> Row:
         rows = self.corpora[corpus].rows
@@ -180,9 +191,10 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         return dict(rows[row])
 
     def _clips(self, max_label_length: int) -> list[Clip[tuple[int, int]]]:
-        """Every usable row; keys are (corpus, row). Fills `_texts` and the report."""
+        """Every usable row; keys are (corpus, row). Fills `_texts`, `_ids` and the report."""
         clips = []
         self._texts: dict[tuple[int, int], str | None] = {}
+        self._ids: dict[tuple[int, int], str] = {}
         for c, corpus in enumerate(self.corpora):
             assert isinstance(corpus.rows, datasets.Dataset)
             columns = corpus.rows.select_columns(["id", "text", "duration", "speaker", "language"])[:]
@@ -190,11 +202,12 @@ class TrainingDataset(Dataset[dict[str, Any]]):
             for r, length in enumerate(tokens):
                 speaker, language = columns["speaker"][r], columns["language"][r]
                 clip = Clip((c, r), corpus.name, speaker, language, columns["duration"][r], length)
+                name = f"{corpus.name}:{columns['id'][r]}"
                 rejection = check_length(clip.duration, length, self.encoder, max_label_length)
                 if rejection is not None:
-                    self.report.reject(f"{corpus.name}:{columns['id'][r]}", rejection)
+                    self.report.reject(name, rejection)
                     continue
                 self.report.keep(clip.duration)
-                self._texts[clip.key] = columns["text"][r]
+                self._texts[clip.key], self._ids[clip.key] = columns["text"][r], name
                 clips.append(clip)
         return clips

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
 import numpy as np
+from datasets.distributed import split_dataset_by_node
 from numpy.typing import NDArray
 
 from qat_plugin.data.audio import SAMPLING_RATE, read_audio
@@ -88,6 +89,16 @@ class Corpus:
             return read_audio(row["audio"], sampling_rate=SAMPLING_RATE)
         except DataError as error:
             raise DataError(f"corpus '{self.name}', row '{row['id']}': {error}") from error
+
+    def of_process(self, index: int, number: int) -> Corpus:
+        """The share of a stream that process `index` of `number` reads: whole shards, or rows where these are too few."""
+        if not isinstance(self.rows, datasets.IterableDataset) or number == 1:
+            return self
+        if self.rows.num_shards >= number:
+            rows = self.rows.shard(number, index, contiguous=False)
+        else:
+            rows = split_dataset_by_node(self.rows, index, number)
+        return replace(self, rows=rows)
 
     def _iterate_stream(self, raw_rows: datasets.IterableDataset) -> Iterator[Row]:
         report = self.report = LoadReport(self.name, notes=list(self.report.notes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     By suffix: .json (a list of objects, or {"data": [...]}), .jsonl (an object a line), .csv and .tsv (with header).
 
     Raises:
-        DataError: the file is missing, has another suffix, is not UTF-8, is no valid JSON as a whole, or has no row.
+        DataError: the file is missing, has another suffix, is not UTF-8, is no valid JSON as a whole, has a quote that is not
+            closed, or has no row.
     """
     if not path.is_file():
         raise DataError(f"manifest {path} does not exist. Give a file ending in {', '.join(SUFFIXES)}.")
@@ -116,11 +118,34 @@ def _read_csv(path: Path) -> list[ManifestRow]:
         # Spreadsheets in countries with a decimal comma write semicolons; the header shows which it is.
         delimiter = max("\t;,", key=header.count)
         reader = csv.DictReader(file, delimiter=delimiter)
-        for values in reader:
-            place = f"{path} line {reader.line_num}"
-            if None in values:
-                extra = len(values[None])
-                rows.append(ManifestRow(place, None, f"has {extra} more fields than the header. Quote the text."))
-            else:
-                rows.append(ManifestRow(place, {str(key): value for key, value in values.items()}))
+        before = 0
+        try:
+            if _runs_on(reader.fieldnames or []):
+                raise _unclosed(path, 1)
+            before = reader.line_num
+            for values in reader:
+                extra = values.get(None, [])
+                if _runs_on([*extra, *(value for name, value in values.items() if name is not None)]):
+                    raise _unclosed(path, before + 1)
+                before = reader.line_num
+                place = f"{path} line {before}"
+                if extra:
+                    problem = f"has {len(extra)} more fields than the header. Quote the text."
+                    rows.append(ManifestRow(place, None, problem))
+                else:
+                    rows.append(ManifestRow(place, {str(key): value for key, value in values.items()}))
+        except csv.Error as error:  # a field of more than 128 KB: the same, in a long file
+            raise _unclosed(path, before + 1) from error
     return rows
+
+
+def _runs_on(fields: Iterable[str | None]) -> bool:
+    return any("\n" in field or "\r" in field for field in fields if field is not None)
+
+
+def _unclosed(path: Path, line: int) -> DataError:
+    """A quote that is not closed takes the rows behind it for text, so that a line break in a field is refused."""
+    return DataError(
+        f"manifest {path} line {line}: a field goes on over the end of the line. Close its quote, double quotes that belong "
+        'to the text ("" for "), and write a text of several lines in one.'
+    )

@@ -10,6 +10,18 @@ from numpy.typing import NDArray
 from qat_plugin.data.audio import SAMPLING_RATE
 
 
+def speed_of_epoch(
+    audio: NDArray[np.float32], span: float, *, seed: int, epoch: int | None, place: str, max_seconds: float
+) -> NDArray[np.float32]:
+    """A training sample as it is heard in an epoch; `epoch` None, before the first: as it was recorded.
+
+    `place` is the sample's within the epoch; seed, epoch and place decide the speed. The rest as in `perturb_speed`.
+    """
+    if epoch is None:
+        return audio
+    return perturb_speed(audio, span, key=f"{seed}-{epoch}-{place}", max_seconds=max_seconds)
+
+
 def perturb_speed(audio: NDArray[np.float32], span: float, *, key: str, max_seconds: float) -> NDArray[np.float32]:
     """Play `audio` faster or slower, pitch and formants with it (Ko et al., 2015, "Audio augmentation for speech recognition").
 

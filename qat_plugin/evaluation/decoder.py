@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import WhisperProcessor
 
 from qat_plugin.evaluation.transcripts import Transcript
+from qat_plugin.prompt import language_and_task
 from qat_plugin.runtime import chunks
-from qat_plugin.runtime.decoding import language_and_task
 from qat_plugin.runtime.features import extract_features
 from qat_plugin.runtime.logits import LoopGuard
 

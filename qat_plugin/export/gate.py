@@ -26,8 +26,8 @@ from qat_plugin.fake_quant import convert
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 from qat_plugin.fake_quant.schemes import get_target
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
+from qat_plugin.prompt import language_and_task, set_prefix
 from qat_plugin.runtime import QuantizedWhisper
-from qat_plugin.runtime.decoding import language_and_task
 
 # Share of clips whose greedy tokens must be the trained model's, or part from them where it was undecided.
 _MIN_EQUIVALENT = {"int8": 0.97, "int4": 0.99, None: 0.99}
@@ -162,12 +162,12 @@ def _prepare(processor: WhisperProcessor, settings: GenerationConfig, audio: Aud
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     features = extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
     asked: dict[str, Any] = dict(language_and_task(settings, language, task))
-    tokenizer.set_prefix_tokens(**asked)
+    prefix = set_prefix(tokenizer, asked)
     # A time, which a model that is asked for none may say all the same, would end the window and begin another one there.
     times = range(tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1, len(tokenizer))
     suppressed = [*(settings.suppress_tokens or []), *times]
     asked = {**asked, "num_beams": 1, "do_sample": False, "suppress_tokens": suppressed}
-    return _Clip(features, torch.tensor([tokenizer.prefix_tokens]), asked)
+    return _Clip(features, torch.tensor([prefix]), asked)
 
 
 def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> float:

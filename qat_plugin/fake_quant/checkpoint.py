@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from qat_plugin.errors import ModelError
 from qat_plugin.fake_quant.functional import quantize
 from qat_plugin.fake_quant.observers import WeightScale
 from qat_plugin.fake_quant.schemes import ActivationScheme, LayerScheme, WeightScheme
-from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, QUANTIZER_WEIGHTS
+from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, QUANTIZER_WEIGHTS, read_tensors
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def split_part(name: str) -> tuple[str, slice]:
 def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     """Read a vanilla checkpoint and, where `quantizer.json` lies beside it, its integers and scales.
 
-    Raises `ModelError` when the folder is no saved Whisper, or `quantizer.json` without the file of its scales.
+    Raises `ModelError` when the folder is no saved Whisper, or a file of it is missing or not whole.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -92,21 +91,14 @@ def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     if (folder / QUANTIZER_CONFIG).is_file():
         content = json.loads((folder / QUANTIZER_CONFIG).read_text(encoding="utf8"))
         target, skip_modules = content["target"], tuple(content["skip_modules"])
-        if not (folder / QUANTIZER_WEIGHTS).is_file():
-            raise ModelError(
-                f"{folder} has {QUANTIZER_CONFIG} and no {QUANTIZER_WEIGHTS}: copy both from where the model was trained"
-            )
-        with safe_open(folder / QUANTIZER_WEIGHTS, framework="pt") as file:
-            names = set(file.keys())
-            for part, scheme in content["layers"].items():
-                found = {
-                    kind: file.get_tensor(f"{part}.{kind}") if f"{part}.{kind}" in names else None
-                    for kind in ("scale", "zero_point", "multiplier", "equalization")
-                }
-                module, rows = split_part(part)
-                quantized[part] = _quantize(weights[f"{module}.weight"][rows], found, _layer_scheme(scheme))
-            for part in content["layers"]:
-                weights.pop(f"{split_part(part)[0]}.weight", None)
+        quantizers = read_tensors(folder / QUANTIZER_WEIGHTS)
+        for part, scheme in content["layers"].items():
+            kinds = ("scale", "zero_point", "multiplier", "equalization")
+            found = {kind: quantizers.get(f"{part}.{kind}") for kind in kinds}
+            module, rows = split_part(part)
+            quantized[part] = _quantize(weights[f"{module}.weight"][rows], found, _layer_scheme(scheme))
+        for part in content["layers"]:
+            weights.pop(f"{split_part(part)[0]}.weight", None)
     tensors = {name: tensor.float().numpy() for name, tensor in weights.items()}
     return QuantizedCheckpoint(folder, config, tensors, quantized, target, skip_modules)
 
@@ -132,8 +124,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(f"{folder} has no model.safetensors: save the model with `save_pretrained`")
     tensors: dict[str, Tensor] = {}
     for name in files:
-        with safe_open(folder / name, framework="pt") as file:
-            tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - a safe_open is no dict
+        tensors.update(read_tensors(folder / name))
     return tensors
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qat_plugin.errors import QuantizationError
+from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant.insertion import fake_quant_layers, prepare
 from qat_plugin.fake_quant.layers import WeightQuantizer
 from qat_plugin.fake_quant.observers import WeightScale
@@ -135,6 +136,17 @@ def _read(folder: Path) -> dict[str, Any]:
     return content
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file. Raises `ModelError` when it is missing or not whole."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing: copy the whole folder again") from error
+    except SafetensorError as error:
+        raise ModelError(f"{path} is no whole safetensors file ({error}): copy or download it again") from error
+    return tensors
+
+
 def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool) -> None:
     """Give a prepared model the quantizers saved in `folder`.
 
@@ -152,7 +164,7 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
             f"{folder / QUANTIZER_CONFIG}: layer {odd!r} is quantized in {where}; use the target, skip_modules and hot_tokens "
             "that the checkpoint was trained with"
         )
-    tensors = load_file(folder / QUANTIZER_WEIGHTS)
+    tensors = read_tensors(folder / QUANTIZER_WEIGHTS)
     for name, (quantizer, _) in parts.items():
         _load(name, quantizer, tensors, training, folder)
         if content["scales_frozen"]:

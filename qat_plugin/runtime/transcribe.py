@@ -13,7 +13,8 @@ from transformers import WhisperProcessor
 
 from qat_plugin.data.audio import read_audio
 from qat_plugin.errors import DataError, ModelError, WorkspaceError
-from qat_plugin.runtime.decoding import Transcript, language_and_task, transcribe_audio
+from qat_plugin.prompt import language_and_task
+from qat_plugin.runtime.decoding import Transcript, transcribe_audio
 from qat_plugin.runtime.modeling import QuantizedWhisper
 
 

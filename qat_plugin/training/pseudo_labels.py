@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
+from qat_plugin.prompt import is_multilingual
 
 
 class RelabelledDataset(Dataset[dict[str, Any]]):
@@ -51,12 +53,14 @@ def pseudo_labels(
     """Transcribe `dataset` greedily with `teacher` and return it with those transcripts as labels.
 
     Clips in which the teacher hears nothing, or whose transcript runs into the length limit (it loops), are left out.
-    Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there. `inputs` is what
-    decides them (model, corpora, ...): a cache made from others is begun anew. With a `context`, the teacher hears clips in
-    it, and clips of about the same length together.
+    Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there. `inputs` names what
+    decides them (model, corpora, ...); ids and lengths of the clips, the teacher's weights and its generation config are
+    added here. A cache made from others is begun anew. With a `context`, the teacher hears clips in it, and clips of about the
+    same length together.
 
     Raises `DataError` when no clip is left.
     """
+    inputs = {**inputs, **_decisive(teacher, dataset)}
     done = _read_cache(cache, inputs)
     tokenizer = processor.tokenizer
     if not done:
@@ -70,8 +74,10 @@ def pseudo_labels(
             indices = order[start : start + batch_size]
             rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
             features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
+            # A teacher that knows English only is told neither.
+            asked = {"language": languages, "task": task} if is_multilingual(teacher.generation_config) else {}
             with torch.no_grad(), in_context(teacher, context, features) as heard:
-                generated = teacher.generate(heard, language=languages, task=task, num_beams=1, do_sample=False)
+                generated = teacher.generate(heard, **asked, num_beams=1, do_sample=False)
             for tokens in generated.tolist():
                 text = [token for token in tokens if token < tokenizer.eos_token_id]
                 done.append(text)
@@ -90,6 +96,18 @@ def pseudo_labels(
             "`task` and the audio"
         )
     return relabelled
+
+
+def _decisive(teacher: WhisperForConditionalGeneration, dataset: Any) -> dict[str, Any]:
+    """What names do not tell: a manifest and a folder keep theirs when their content changes."""
+    clips = hashlib.sha256(json.dumps([dataset.ids, [float(seconds) for seconds in dataset.durations]]).encode())
+    weights = hashlib.sha256()
+    for name, tensor in teacher.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy())
+    generation: dict[str, Any] = teacher.generation_config.to_diff_dict()
+    generation.pop("transformers_version", None)
+    return {"clips": clips.hexdigest(), "weights": weights.hexdigest(), "generation_config": generation}
 
 
 def _read_cache(cache: Path, inputs: dict[str, Any]) -> list[list[int]]:

@@ -22,10 +22,12 @@ from qat_plugin.data.features import training_dataset
 from qat_plugin.data.loading import Corpus, load_training_corpora
 from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
 from qat_plugin.encoder_context import EncoderContext, set_encoder_context
+from qat_plugin.errors import RecipeError
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
-from qat_plugin.models import load_fake_quant, load_processor, load_whisper
+from qat_plugin.models import check_can_be_exported, load_fake_quant, load_processor, load_whisper
+from qat_plugin.prompt import is_multilingual, language_and_task
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights
@@ -49,15 +51,26 @@ def encoder_context(recipe: Recipe) -> EncoderContext | None:
 
 
 def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """The float model and its processor, with language and task set in both."""
+    """The float model and its processor, with language and task set in both, unless the model knows English only.
+
+    Raises `ModelError` when the model lacks something that export or evaluation needs, which hours later would be too late.
+    """
     model_args = recipe.model
     model = load_whisper(model_args.model_name_or_path, model_args.model_revision)
     processor = load_processor(model_args.model_name_or_path, model_args.model_revision)
-    set_language(processor, model_args.language, model_args.task)
+    check_can_be_exported(model, processor)
+    asked = language_and_task(model.generation_config, model_args.language, model_args.task)
+    set_language(processor, model_args.language, model_args.task, multilingual=is_multilingual(model.generation_config))
+    limit, asked_limit = model.config.max_target_positions, recipe.data.max_label_length
+    if asked_limit is not None and asked_limit > limit:
+        raise RecipeError(
+            f"max_label_length is {asked_limit} and the model writes {limit} tokens at most (max_target_positions): "
+            "lower it, or leave it out"
+        )
     # Generation asks for them by keyword; a list of forced ids beside that is refused by transformers.
     model.generation_config.forced_decoder_ids = None
     model.config.forced_decoder_ids = None
-    if getattr(model.generation_config, "is_multilingual", True):
+    if asked:
         model.generation_config.language = model_args.language
         model.generation_config.task = model_args.task
     if model_args.freeze_encoder:
@@ -97,6 +110,8 @@ def _dataset(
         allow_missing_text=without_text,
         return_attention_mask=model.config.apply_spec_augment,
         speed_perturbation=speed_perturbation,
+        process=(recipe.training.process_index, recipe.training.world_size),
+        multilingual=is_multilingual(model.generation_config),
     )
 
 
@@ -174,8 +189,8 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         dataset, collator = _training_data(recipe, model, processor, folder)
     validation = None
     if recipe.data.validation_data:
-        # Every clip by itself, and all of them.
-        whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0)
+        # Every clip by itself, and all of them; loaded, so that several processes measure each clip once.
+        whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0, streaming=False)
         unjoined = dataclasses.replace(recipe, data=whole)
         validation = _dataset(unjoined, recipe.data.validation_data, model, processor, without_text=False)
     q, d = recipe.quantization, recipe.distillation

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Seq2SeqTrainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from qat_plugin.data.streaming import TrainingStream
 from qat_plugin.training.callback import QATCallback
 
 
@@ -40,6 +42,24 @@ class QATTrainer(Seq2SeqTrainer):
     ) -> None:
         self.qat = qat or QATCallback()
         super().__init__(*args, callbacks=[*(callbacks or []), self.qat], **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's own; of a stream, which gives each process its own rows, one that is not divided once more."""
+        if not isinstance(self.train_dataset, TrainingStream):
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
+        return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -80,6 +80,26 @@ def test_empty_audio(tmp_path: Path) -> None:
             read(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.raw"])
+def test_files_and_bytes_of_no_length(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    for read in (read_audio, probe_audio):
+        with pytest.raises(DataError, match=rf"audio .*{name} is empty \(0 bytes\)\. Copy it again"):
+            read(tmp_path / name)
+        with pytest.raises(DataError, match=rf"embedded audio {name} is empty \(0 bytes\)"):
+            read({"bytes": b"", "path": name})
+
+
+@pytest.mark.parametrize("name", ["a.raw", "A.RAW"])
+def test_raw_samples_are_no_audio_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes(3200))
+    for read in (read_audio, probe_audio):
+        with pytest.raises(
+            DataError, match=rf"{name} is raw: nothing in it tells its rate and format\. Write it again as"
+        ):
+            read(tmp_path / name)
+
+
 def test_truncated_flac_is_found_without_decoding_all_of_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sf.write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, 160000), 16000)

@@ -52,7 +52,7 @@ def test_sample_is_what_the_processor_makes(processor: WhisperProcessor, tones_m
         "<|startoftranscript|><|fr|><|transcribe|><|notimestamps|> il fait beau aujourd'hui<|endoftext|>"
     )
     assert "attention_mask" not in item
-    assert dataset.sample_id(2) == "tones0:clip2.wav".replace("tones0", dataset.corpora[0].name)
+    assert dataset.ids[2] == "tones0:clip2.wav".replace("tones0", dataset.corpora[0].name)
     assert dataset.durations[2] == pytest.approx(1.0)
 
 
@@ -129,7 +129,7 @@ def test_joining_keeps_order_speakers_and_silence(processor: WhisperProcessor, t
     assert strongest_frequency(audio[:16000]) == pytest.approx(400)
     assert not audio[16000:20800].any()
     assert strongest_frequency(audio[20800:]) == pytest.approx(500)
-    assert dataset.sample_id(1) == "c:clip2.wav+c:clip3.wav"
+    assert dataset.ids[1] == "c:clip2.wav+c:clip3.wav"
     assert "texte 2 texte 3" in processor.tokenizer.decode(dataset[1]["labels"])
 
 

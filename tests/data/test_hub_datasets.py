@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
+from accelerate import skip_first_batches
 from synthetic_speech import make_corpus, strongest_frequency, wav_bytes
 from torch.utils.data import DataLoader
 from transformers import WhisperProcessor
@@ -153,10 +155,12 @@ def test_training_stream_sees_every_row_once_an_epoch(tmp_path: Path, processor:
     first = texts(processor, dataset)
     assert sorted(first) == sorted([f"Texte {i}" for i in range(6)] + [f"local {i}" for i in range(4)])
     assert texts(processor, dataset) == first
-    dataset.set_epoch(1)
-    second = texts(processor, dataset)
-    assert second != first and sorted(second) == sorted(first)
     sample = next(iter(dataset))
+    dataset.set_epoch(1)
+    # In training, epoch follows on epoch.
+    later = texts(processor, itertools.islice(dataset, 20))
+    second, third = later[:10], later[10:]
+    assert second != first and sorted(second) == sorted(first) and third != second and sorted(third) == sorted(first)
     assert sample["input_features"].shape == (80, 3000)
 
 
@@ -170,6 +174,68 @@ def test_training_stream_shares_rows_between_workers(tmp_path: Path, processor: 
     assert sorted(texts(processor, loader)) == expected
     limited = DataLoader(stream(processor, corpora, DataArguments(max_train_samples=5)), batch_size=None, num_workers=2)
     assert len(list(limited)) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_each_process_trains_on_its_own_rows(
+    tmp_path: Path, processor: WhisperProcessor, shards: int, workers: int
+) -> None:
+    own = make_corpus(tmp_path / "own", [{"text": f"local {i}"} for i in range(4)])
+    corpora = [
+        load_corpus(write_dataset(tmp_path / "d", make_rows(6), shards=shards), streaming=True),
+        load_corpus(data_definition(str(own))),
+    ]
+    everything = {f"Texte {i}" for i in range(6)} | {f"local {i}" for i in range(4)}
+    heard = []
+    for index in range(2):
+        dataset = stream(processor, corpora, DataArguments(), process=(index, 2))
+        # What calibrates is the same in both.
+        assert set(texts(processor, dataset)) == everything
+        dataset.set_epoch(0)
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+        heard.append(set(texts(processor, itertools.islice(loader, 60))))
+    assert heard[0] | heard[1] == everything and not heard[0] & heard[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_processes_and_workers_share_out_max_train_samples(
+    tmp_path: Path, processor: WhisperProcessor, shards: int, workers: int
+) -> None:
+    corpus = load_corpus(write_dataset(tmp_path / "d", make_rows(12), shards=shards), streaming=True)
+    heard = []
+    for index in range(2):
+        dataset = stream(processor, [corpus], DataArguments(max_train_samples=5), process=(index, 2))
+        assert len(set(texts(processor, DataLoader(dataset, batch_size=None, num_workers=workers)))) == 5
+        dataset.set_epoch(0)
+        if workers == 0:
+            # One epoch after the other: each is this process' part of the five.
+            assert len(set(texts(processor, itertools.islice(dataset, 3 - index)))) == 3 - index
+            assert dataset.report.kept == 3 - index
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+        heard.append(set(texts(processor, itertools.islice(loader, 3 - index))))
+    assert len(heard[0]) == 3 and len(heard[1]) == 2 and not heard[0] & heard[1]
+
+
+def test_a_resumed_run_goes_on_in_a_later_epoch(tmp_path: Path, processor: WhisperProcessor) -> None:
+    corpus = load_corpus(write_dataset(tmp_path / "d", make_rows(3)), streaming=True)
+    dataset = stream(processor, [corpus], DataArguments(), speed_perturbation=0.1)
+    dataset.set_epoch(0)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=lambda samples: samples[0])
+    heard = list(itertools.islice(loader, 9))
+    for seen in (2, 4, 8):
+        resumed = next(iter(skip_first_batches(loader, seen)))
+        assert resumed["labels"] == heard[seen]["labels"]
+        np.testing.assert_array_equal(resumed["input_features"], heard[seen]["input_features"])
+
+
+def test_a_process_without_rows_says_so(tmp_path: Path, processor: WhisperProcessor) -> None:
+    corpus = load_corpus(write_dataset(tmp_path / "d", make_rows(2)), streaming=True)
+    dataset = stream(processor, [corpus], DataArguments(), process=(2, 3))
+    dataset.set_epoch(0)
+    with pytest.raises(DataError, match="process 3 of 3 has no training sample: there are fewer usable rows than"):
+        next(iter(dataset))
 
 
 def test_training_stream_joins_and_filters(tmp_path: Path, processor: WhisperProcessor) -> None:
@@ -201,7 +267,7 @@ def test_a_stream_is_heard_at_other_speeds_in_each_epoch(tmp_path: Path, process
     for epoch in (None, 0, 1, 0):
         if epoch is not None:
             dataset.set_epoch(epoch)
-        by_text = {tuple(item["labels"]): item["input_features"] for item in dataset}
+        by_text = {tuple(item["labels"]): item["input_features"] for item in itertools.islice(dataset, 3)}
         features.append([by_text[key] for key in sorted(by_text)])
     recorded, first, second, again = features
     for a, b, c, d in zip(recorded, first, second, again, strict=True):

@@ -108,6 +108,12 @@ def test_definition_that_names_a_missing_column(tmp_path: Path) -> None:
     [
         ({"audio": "nowhere.wav"}, "audio missing", r"line 3: audio .*nowhere\.wav does not exist"),
         ({"audio": "broken.wav"}, "audio unreadable", r"line 3: audio .*broken\.wav cannot be decoded"),
+        (
+            {"audio": "samples.raw"},
+            "audio unreadable",
+            r"line 3: audio .*samples\.raw is raw: nothing in it tells its rate",
+        ),
+        ({"audio": "empty.wav"}, "audio unreadable", r"line 3: audio .*empty\.wav is empty \(0 bytes\)"),
         ({"audio": 7}, "no audio", r"line 3: 'audio' is 7, not a path"),
         ({"text": "  "}, "empty text", r"line 3: 'text' is '  '\. Transcribe or remove it\. \(audio .*a\.wav\)"),
         ({"text": None}, "empty text", r"line 3: 'text' is None"),
@@ -126,6 +132,8 @@ def test_bad_row_is_listed_and_fatal_above_the_share(
 ) -> None:
     write_tone(tmp_path / "a.wav")
     (tmp_path / "broken.wav").write_text("RIFF?")
+    (tmp_path / "samples.raw").write_bytes(bytes(3200))
+    (tmp_path / "empty.wav").touch()
     rows: list[dict[str, Any]] = [{"audio": "a.wav", "text": "bien"} for _ in range(4)]
     rows[2].update(row)
     path = write_jsonl(tmp_path / "m.jsonl", rows)
@@ -146,6 +154,31 @@ def test_broken_lines_are_bad_rows(tmp_path: Path) -> None:
         f"{path} line 3: is not valid JSON: Expecting value at column 10",
         f"{path} line 4: is ['clip0.wav', 'x'], not an object with keys",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("m.csv", 'audio,text\na.wav,oui\na.wav,"non\na.wav,si\na.wav,oui\n', 3),
+        ("m.csv", 'audio,text\na.wav,"oui\na.wav,"non"\na.wav,si\n', 2),
+        ("m.tsv", 'audio\ttext\na.wav\t"oui\na.wav\tnon', 2),
+        ("m.csv", 'audio,"text\na.wav,oui\n', 1),
+        ("m.csv", 'audio,text\na.wav,"oui\n' + "a.wav,non\n" * 20_000, 2),
+    ],
+)  # fmt: skip
+def test_a_quote_that_is_not_closed_does_not_swallow_rows(tmp_path: Path, name: str, content: str, line: int) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(
+        DataError, match=rf"{name} line {line}: a field goes on over the end of the line\. Close its quote"
+    ):
+        load(tmp_path / name, max_bad_row_share=LENIENT)
+
+
+def test_quotes_that_are_closed_are_read(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "m.csv").write_text('audio,text\n\na.wav,"oui, ""non"""\r\na.wav,c\'est "ça"\n')
+    assert [row["text"] for row in load(tmp_path / "m.csv")] == ['oui, "non"', 'c\'est "ça"']
 
 
 def test_csv_with_an_unquoted_comma_is_a_bad_row(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from noise import noise
 from transformers import GenerationConfig, WhisperProcessor
 
 from qat_plugin.errors import ModelError
+from qat_plugin.prompt import language_and_task
 from qat_plugin.runtime import QuantizedWhisper
-from qat_plugin.runtime.decoding import language_and_task, transcribe_audio
+from qat_plugin.runtime.decoding import transcribe_audio
 
 
 def settings(folder: Path, **changes: Any) -> GenerationConfig:
@@ -54,7 +55,9 @@ def test_task_unknown(tiny_whisper_dir: Path) -> None:
 def test_english_only_model(tiny_whisper_dir: Path) -> None:
     config = settings(tiny_whisper_dir, is_multilingual=False)
     assert language_and_task(config, None, None) == language_and_task(config, "english", "transcribe") == {}
-    with pytest.raises(ModelError, match="language 'fr' and task 'transcribe': this model only transcribes English"):
+    with pytest.raises(
+        ModelError, match="language is 'fr' and task 'transcribe': this model only transcribes English; set them"
+    ):
         language_and_task(config, "fr", None)
 
 

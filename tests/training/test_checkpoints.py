@@ -65,12 +65,7 @@ def test_a_checkpoint_on_the_way_exports_the_integers_of_its_step(tmp_path):
 def test_a_checkpoint_of_another_base_model_is_not_gone_on_from(tiny_whisper_dir, tmp_path, kind):
     def resume(model_dir, weights=None, checkpoint=None):
         trainer = make_trainer(
-            model_dir,
-            tmp_path,
-            kind,
-            QATCallback("int4", loss_weights=weights or LossWeights()),
-            max_steps=2,
-            save_steps=1,
+            model_dir, tmp_path, kind, QATCallback("int4", loss_weights=weights), max_steps=2, save_steps=1
         )
         return trainer.train(resume_from_checkpoint=checkpoint)
 

@@ -18,6 +18,7 @@ class Clips(list):
 
     durations = (0.5, 2.0, 1.0)
     languages = ("fr", "en", "fr")
+    ids = ("c:a", "c:b", "c:c")
 
     def __init__(self, processor):
         self.encoder = SimpleNamespace(prefix=lambda language: [language])
@@ -71,7 +72,44 @@ def test_an_interrupted_run_goes_on_and_other_inputs_begin_anew(teacher, tmp_pat
     again = label(teacher, cache)
     assert [again[i]["labels"] for i in range(3)] == [whole[i]["labels"] for i in range(3)]
     label(teacher, cache, inputs={"a": 2})
-    assert json.loads(cache.read_text("utf8").splitlines()[0]) == {"inputs": {"a": 2}}
+    assert json.loads(cache.read_text("utf8").splitlines()[0])["inputs"]["a"] == 2
+
+
+@pytest.mark.parametrize("changed", ["nothing", "ids", "durations", "weights", "generation"])
+def test_labels_of_other_clips_or_of_another_teacher_are_not_taken(teacher, tmp_path, monkeypatch, changed):
+    heard: list[int] = []
+
+    def say(features, **_):
+        heard.append(len(features))
+        return say_how_long(features)
+
+    def make(model):
+        model.generate = say
+        processor = load_processor(teacher)
+        pseudo_labels(
+            model,
+            Clips(processor),
+            processor,
+            tmp_path / "cache.jsonl",
+            inputs={},
+            task="transcribe",
+            max_label_length=24,
+        )
+
+    make(load_whisper(teacher).eval())
+    assert sum(heard) == 3
+    model = load_whisper(teacher).eval()
+    if changed == "ids":
+        monkeypatch.setattr(Clips, "ids", ("c:a", "c:b", "c:d"))
+    elif changed == "durations":
+        monkeypatch.setattr(Clips, "durations", (0.5, 2.0, 1.5))
+    elif changed == "weights":
+        with torch.no_grad():
+            model.model.encoder.conv1.bias[0] += 1e-6
+    elif changed == "generation":
+        model.generation_config.suppress_tokens = [40]
+    make(model)
+    assert sum(heard) == (3 if changed == "nothing" else 6)
 
 
 def test_with_a_context_the_teacher_computes_less(teacher, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from test_training import tensors
@@ -47,3 +48,25 @@ def test_the_command_trains_qat_and_its_control_in_two_processes(tones_manifest,
     assert state["train"]["done"] and state["train_fp-ft"]["done"]
     for folder in ("train", "fp-ft"):
         assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out" / folder).config.d_model == 64
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_a_stream(tones_manifest, tmp_path):
+    """Texts of different lengths, so that batches of one process cannot be another's; more steps than an epoch has."""
+    clips = [json.loads(line) for line in tones_manifest.read_text().splitlines()]
+    audio = [{"bytes": (tones_manifest.parent / clip["audio"]).read_bytes(), "path": clip["audio"]} for clip in clips]
+    rows = {"audio": audio, "text": ["a" * (i + 1) for i in range(len(clips))]}
+    (tmp_path / "speech").mkdir()
+    table = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(sampling_rate=16000))
+    table.to_parquet(tmp_path / "speech" / "train-00000-of-00001.parquet")
+    definition = {"source": "hub", "path": str(tmp_path / "speech"), "split": "train", "revision": "main"}
+    (tmp_path / "streamed.json").write_text(json.dumps(definition))
+    recipe = {
+        "model_name_or_path": str(save_tiny_whisper(tmp_path / "model", max_target_positions=12)), "streaming": True,
+        "train_corpora": [str(tmp_path / "streamed.json")], "test_data": ["elsewhere.jsonl"], "target": "int8",
+        "calibration_samples": 2, "arms": ["qat"], "output_dir": str(tmp_path / "out"), "max_steps": 5, "save_steps": 5,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "report_to": "none", "use_cpu": True,
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    launch("-m", "qat_plugin.train", tmp_path / "recipe.json", processes=2)
+    assert json.loads((tmp_path / "out" / "state.json").read_text())["train"]["done"]
