@@ -131,7 +131,7 @@ def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
             workspace.onnx(name),
             method=arm.onnxruntime,
             reduce_range=arm.reduce_range,
-            features=calibration_features(recipe, workspace.checkpoint(TRAINED)) if arm.onnxruntime == "static" else (),
+            features=calibration_features(recipe) if arm.onnxruntime == "static" else (),
         )
         return
     if arm.method is not None:

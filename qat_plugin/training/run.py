@@ -115,26 +115,29 @@ def _dataset(
     )
 
 
-def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCollator) -> list[dict[str, Any]]:
+def _calibration_rows(recipe: Recipe, dataset: Any) -> list[dict[str, Any]]:
     """As many samples as the recipe calibrates on, spread over the whole dataset; the first ones of a stream."""
     wanted = recipe.quantization.calibration_samples
     if hasattr(dataset, "durations"):
         count = min(wanted, len(dataset))
         spread = [i * len(dataset) // count for i in range(count)]
         # A batch costs what its longest clip does.
-        rows = [dataset[i] for i in sorted(spread, key=lambda i: float(dataset.durations[i]))]
-    else:
-        rows = list(itertools.islice(dataset, wanted))
+        return [dataset[i] for i in sorted(spread, key=lambda i: float(dataset.durations[i]))]
+    return list(itertools.islice(dataset, wanted))
+
+
+def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCollator) -> list[dict[str, Any]]:
+    rows = _calibration_rows(recipe, dataset)
     size = recipe.training.per_device_train_batch_size
     return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
-def calibration_features(recipe: Recipe, training_folder: Path) -> list[NDArray[np.float32]]:
-    """Whole-window log-mel `(1, mels, frames)` of the clips that the recipe calibrates on."""
+def calibration_features(recipe: Recipe) -> list[NDArray[np.float32]]:
+    """Whole-window log-mel `(1, mels, frames)` of the clips that the recipe calibrates on; what is said in them does not matter."""
     model, processor = load_model(recipe)
-    dataset, collator = _training_data(recipe, model, processor, training_folder)
-    batches = _calibration_batches(recipe, dataset, collator)
-    return [clip[None].numpy() for batch in batches for clip in batch["input_features"]]
+    names = [*recipe.data.train_corpora, *recipe.data.train_data]
+    dataset = _dataset(recipe, names, model, processor, without_text=True)
+    return [np.asarray(row["input_features"], np.float32)[None] for row in _calibration_rows(recipe, dataset)]
 
 
 def _training_data(
@@ -197,7 +200,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,
         weight_observer=q.weight_observer,
-        calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
+        calibration_batches=batches,
         initial_rounding=q.initial_rounding if quantized else "nearest",
         scale_learning_rate=q.scale_learning_rate,
         activations=q.fake_quantize_activations,
@@ -269,7 +272,10 @@ def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fi
     """Write a ptq arm, calibrated on the speech that training calibrates on."""
     assert arm.method is not None
     model, processor = load_model(recipe)
-    dataset, collator = _training_data(recipe, model, processor, training_folder)
+    batches = None
+    if arm.method != "rtn":
+        dataset, collator = _training_data(recipe, model, processor, training_folder)
+        batches = _calibration_batches(recipe, dataset, collator) or None
     if arm.fine_tuned:
         model = load_whisper(fine_tuned_folder)
     quantize_without_training(
@@ -277,7 +283,7 @@ def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fi
         quantizer_config(recipe),
         folder,
         method=arm.method,
-        calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
+        calibration_batches=batches,
         encoder_context=encoder_context(recipe),
     )
     processor.save_pretrained(folder)
