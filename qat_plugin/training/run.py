@@ -200,7 +200,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,
         weight_observer=q.weight_observer,
-        calibration_batches=batches,
+        calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
         initial_rounding=q.initial_rounding if quantized else "nearest",
         scale_learning_rate=q.scale_learning_rate,
         activations=q.fake_quantize_activations,
