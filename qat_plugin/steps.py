@@ -136,19 +136,13 @@ def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
         return
     if arm.method is not None:
         run_ptq(
-            recipe,
-            arm,
-            checkpoint,
-            training_folder=workspace.checkpoint(TRAINED),
-            fine_tuned_folder=workspace.checkpoint(FINE_TUNED),
-        )
+            recipe, arm, checkpoint,
+            training_folder=workspace.checkpoint(TRAINED), fine_tuned_folder=workspace.checkpoint(FINE_TUNED),
+        )  # fmt: skip
     export_verified(
-        checkpoint,
-        workspace.onnx(name),
-        clips=_parity_clips(recipe),
-        task=recipe.model.task,
+        checkpoint, workspace.onnx(name), clips=_parity_clips(recipe), task=recipe.model.task,
         quantized=name not in (FLOAT, FLOAT_FOLDED, FINE_TUNED),
-    )
+    )  # fmt: skip
 
 
 def _test_corpora(recipe: Recipe) -> list[Any]:

@@ -128,7 +128,7 @@ def test_schedule_starts_and_freezes_at_its_steps(tiny_whisper_dir, tmp_path):
             super().on_step_begin(args, state, control, model=model, **kwargs)
             layer = dict(fake_quant_layers(model))["model.encoder.layers.0.fc1"]
             seen.append(
-                (layer.weight_quantizer.active, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone())
+                (not layer.weight_quantizer.waits, layer.weight_quantizer.frozen, layer.weight_quantizer.scale.clone())
             )
 
     qat = Spy("int4", fake_quant_start_step=1, freeze_scales_step=3)
