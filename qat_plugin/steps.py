@@ -269,6 +269,7 @@ def _measure_costs(recipe: Recipe, workspace: Workspace, corpus: Any) -> dict[st
 
 def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], costs: dict[str, Any]) -> None:
     from qat_plugin.evaluation.results import collect_results, write_results
+    from qat_plugin.training.record import read_record
 
     results = collect_results(
         workspace.evaluation,
@@ -278,16 +279,11 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], cos
         recipe=recipe_to_dict(recipe),
         step_seconds=workspace.seconds(),
         costs=costs,
-        sources={
-            corpus.name: {
-                **{name: getattr(corpus.definition, name) for name in ("source", "config", "split")},
-                "revision": corpus.revision,
-            }
-            for corpus in corpora
-        },
+        sources={corpus.name: corpus.definition.source_of(corpus.revision) for corpus in corpora},
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
+    results["training"] = read_record(recipe.data, workspace.checkpoint(TRAINED))
     _write_report(workspace, results)
     # Last: that it is there says that the report is, too.
     write_results(results, workspace.results_file)
@@ -338,18 +334,16 @@ def git_commit() -> str | None:
 
 
 def card(recipe: Recipe, workspace: Workspace) -> None:
-    """Render the model card from the results."""
-    from qat_plugin.data.corpora import find_corpora
+    """Render the model card: what was measured from the results, how the model is presented from the recipe of now."""
     from qat_plugin.publishing import write_card
 
-    data, evaluation = recipe.data, recipe.evaluation
-    # One after the other: a training and a test corpus may share a name.
-    trained = find_corpora([*data.train_corpora, *data.train_data], data.corpus_manifests)
-    tested = find_corpora([*evaluation.corpora, *evaluation.test_data], data.corpus_manifests)
-    definitions = [dataclasses.asdict(found) for found in (*trained, *tested)]
     say("card", f"from {workspace.results_file}")
-    path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, corpora=definitions)
+    path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, publishing=_publishing(recipe))
     say("card", f"written: {path}")
+
+
+def _publishing(recipe: Recipe) -> dict[str, Any]:
+    return {**dataclasses.asdict(recipe.publishing), "hub_model_id": recipe.training.hub_model_id}
 
 
 def push(
@@ -369,7 +363,14 @@ def push(
         raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
     if to_folder is not None:
         say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
-        publishing.publish_to_folder(workspace.onnx(TRAINED), workspace.card, to_folder, dry_run=dry_run, page=space)
+        publishing.publish_to_folder(
+            workspace.onnx(TRAINED),
+            workspace.card,
+            to_folder,
+            dry_run=dry_run,
+            page=space,
+            publishing=_publishing(recipe),
+        )
         return
     if not args.hub_model_id:
         raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
@@ -386,10 +387,16 @@ def push(
         create_pr=create_pr,
         revision=args.hub_revision,
         token=args.hub_token,
+        publishing=_publishing(recipe),
     )
     if space:
         publishing.push_space(
-            workspace.card, args.hub_model_id, dry_run=dry_run, revision=args.hub_revision, token=args.hub_token
+            workspace.card,
+            args.hub_model_id,
+            dry_run=dry_run,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            publishing=_publishing(recipe),
         )
 
 

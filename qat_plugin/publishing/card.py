@@ -78,11 +78,10 @@ def _lacks(error: Exception) -> PublishError:
 def card_metadata(document: Document) -> ModelCardData:
     """The front matter: what the Hub indexes, with a model-index of one WER for each test corpus."""
     recipe, base_model = document["recipe"], document["base_model"]["hub_id"]
-    definitions = document["definitions"]
-    trained_on = [definitions[name]["hub_id"] for name in recipe.get("train_corpora", []) if name in definitions]
+    trained_on = [definition["hub_id"] for definition in document["training"]["corpora"].values()]
     return ModelCardData(
         language=hub_language(document["settings"]["language"]),
-        license=recipe["model_license"],
+        license=recipe.get("model_license"),
         library_name="onnx",
         pipeline_tag=_TASK,
         base_model=base_model,

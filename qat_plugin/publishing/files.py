@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from typing import Any, Literal
 from qat_plugin.errors import PublishError
 from qat_plugin.files import sha256_of
 from qat_plugin.publishing.card import ARM, card_metadata, render_card
-from qat_plugin.publishing.document import read_object, read_parity
+from qat_plugin.publishing.document import presented, read_object, read_parity, write_document
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 
 Change = Literal["new", "changed", "unchanged", "unknown"]
@@ -57,17 +59,43 @@ def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
     """
     read_parity(folder)
     document = read_document(card_folder)
+    _check_card(card_folder, document)
     files = _collect(folder, card_folder)
     _check_measured(folder, document, files)
-    _check_card(card_folder, document)
     return files
+
+
+@contextlib.contextmanager
+def card_as_published(card_folder: Path, publishing: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder with the card as `publishing` presents it (see `presented`): `card_folder` where it does already, else one
+    that is gone afterwards.
+
+    Raises `PublishError` when the card would have to be rendered again, but was edited by hand.
+    """
+    document = read_document(card_folder)
+    wanted = presented(document, publishing)
+    if wanted == document:
+        yield card_folder
+        return
+    _check_card(card_folder, document)
+    card = card_folder / "README.md"
+    if card.read_text(encoding="utf8") != render_card(document):
+        before, now = ({**d["recipe"], "hub_model_id": d["repo_id"]} for d in (document, wanted))
+        other = [f"{name} {before.get(name)!r}, not {now[name]!r}" for name in now if before.get(name) != now[name]]
+        raise PublishError(
+            f"{card} was edited by hand and says {'; '.join(other)}: run `qat-plugin card` with the values of now, then "
+            "edit it again"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        write_document(wanted, Path(folder))
+        yield Path(folder)
 
 
 def read_document(card_folder: Path) -> dict[str, Any]:
     """What the card was rendered from. Raises `PublishError` when `card_folder` is not what `write_card` wrote."""
     path = card_folder / "results.json"
     document = read_object(path, "qat-plugin card")
-    if ARM not in document.get("arms", {}) or "definitions" not in document:
+    if ARM not in document.get("arms", {}) or "training" not in document:
         raise PublishError(f"{path} is not what `qat-plugin card` writes, or holds no arm {ARM!r}: run it again")
     return document
 
@@ -78,10 +106,7 @@ def planned(name: str, path: Path) -> PlannedFile:
 
 
 def _collect(folder: Path, card_folder: Path) -> list[PlannedFile]:
-    card = card_folder / "README.md"
-    if not card.is_file():
-        raise PublishError(f"{card} is missing: run `qat-plugin card` first")
-    paths = {"README.md": card}
+    paths = {"README.md": card_folder / "README.md"}
     if (card_folder / EVAL_RESULTS_FILE).is_file():
         paths[EVAL_RESULTS_FILE] = card_folder / EVAL_RESULTS_FILE
     for path in sorted(folder.rglob("*")):
@@ -117,6 +142,8 @@ def _check_measured(folder: Path, document: Mapping[str, Any], files: list[Plann
 def _check_card(card_folder: Path, document: Mapping[str, Any]) -> None:
     """Prose may be edited by hand; the tables, the model-index and the evaluation results are those of the results."""
     card, eval_results = card_folder / "README.md", card_folder / EVAL_RESULTS_FILE
+    if not card.is_file():
+        raise PublishError(f"{card} is missing: run `qat-plugin card` first")
     tables = [line for line in render_card(document).splitlines() if line.startswith("|")]
     model_index = card_metadata(document).to_yaml().partition("model-index:")[2].splitlines()
     present = set(card.read_text(encoding="utf8").splitlines())

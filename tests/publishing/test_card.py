@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from card_sample import DEFINITIONS, RECIPE
+from card_sample import RECIPE
 from huggingface_hub import ModelCard
 
 from qat_plugin.errors import PublishError
@@ -152,7 +152,7 @@ def test_no_speaker_is_named(card_folder: Path, results: dict[str, Any], onnx_fo
     assert "worst_speakers" not in (card_folder / "results.json").read_text()
     for measurement in (results["measurements"]["qat"]["studio"], results["pooled"]["qat"]):
         measurement["worst_speakers"] = [{"speaker": "Jane Doe", "wer": 0.5}]
-    assert "Jane Doe" not in json.dumps(card_document(results, onnx_folders["qat"], corpora=DEFINITIONS))
+    assert "Jane Doe" not in json.dumps(card_document(results, onnx_folders["qat"]))
 
 
 def test_what_intervals_were_drawn_from(document: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ def test_a_local_base_model_has_no_hub_id_unless_one_is_given(
     (tmp_path / "data" / "whisper-tiny").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     results["recipe"] = {**RECIPE, "model_name_or_path": "data/whisper-tiny"}  # looks like a Hub id
-    text = render_card(card_document(results, onnx_folders["qat"], corpora=DEFINITIONS))
+    text = render_card(card_document(results, onnx_folders["qat"]))
     assert "base_model" not in text
     assert "whisper-tiny in int4" in text
     results["recipe"]["base_model"] = "openai/whisper-tiny"
@@ -202,6 +202,34 @@ def test_the_recipe_in_the_card_is_one_that_loads(
         undecided = ("output_dir", "model_name_or_path", "run_name", "train_data", "test_data")
         differing = {name for name in given if again[name] != given[name] and name not in undecided}
         assert not {name for name in differing if not re.match(r"(logging|save|dataloader|report|eval|do)_", name)}
+
+
+def test_corpora_given_by_the_path_of_their_definition_go_by_their_names(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    results["recipe"] |= {"corpora": ["/home/me/secret/studio.json", "calls"], "train_corpora": ["defs/big-fr.json"]}
+    results["recipe"]["train_data"] = ["/home/me/secret/studio/manifest.jsonl"]
+    document = card_document(results, onnx_folders["qat"])
+    assert document["recipe"]["corpora"] == ["studio", "calls"]
+    assert document["recipe"]["train_corpora"] == ["big-fr"]
+    assert "| train corpora | big-fr |" in render_card(document)
+
+
+def test_a_training_corpus_of_the_same_name_is_not_taken_for_the_test_corpus(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    document = card_document(results, onnx_folders["qat"])
+    assert document["definitions"]["studio"]["hub_id"] == "someone/studio-fr"
+    assert document["training"]["corpora"]["studio"]["hub_id"] is None
+    assert front_matter(render_card(document))["datasets"] == ["someone/big-fr"]
+
+
+def test_results_that_do_not_say_where_a_corpus_comes_from_are_refused(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    del results["corpora"]["calls"]["source"]["path"]
+    with pytest.raises(PublishError, match=r"where the corpus 'calls' comes from.* delete evaluation/results\.json"):
+        card_document(results, onnx_folders["qat"])
 
 
 def test_without_float_arm_there_is_no_share_and_no_factor(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from card_sample import DEFINITIONS, RECIPE, measure
+from card_sample import RECIPE, measure
 from hub_server import TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
@@ -67,6 +67,36 @@ def test_a_second_push_sends_only_what_changed(
     assert not [request for request in online.requests if request.startswith("PUT")]
     assert online.files(REPO)["README.md"].endswith(b"A remark by hand.\n")
     assert f"1 of 6 files to send, {card.stat().st_size:,} bytes" in capsys.readouterr().out
+
+
+def test_the_card_that_is_sent_is_that_of_its_repo(
+    online: Hub, folder: Path, card_folder: Path, results_file: Path, tmp_path: Path
+) -> None:
+    kept = (card_folder / "README.md").read_text()
+    push(
+        folder,
+        card_folder,
+        "tester-org/other",
+        publishing={"model_license": "mit", "base_model": "openai/whisper-small"},
+    )
+    sent = online.files("tester-org/other")["README.md"].decode()
+    assert 'repo = "tester-org/other"' in sent and REPO not in sent
+    assert "\nlicense: mit\n" in sent and "\nbase_model: openai/whisper-small\n" in sent
+    assert (card_folder / "README.md").read_text() == kept
+    # What is not given now stays as the card has it.
+    write_card(results_file, folder, tmp_path / "own", publishing={"model_license": "cc0-1.0", "model_title": "Mine"})
+    push(folder, tmp_path / "own", REPO, publishing={"model_license": None})
+    own = online.files(REPO)["README.md"].decode()
+    assert "\nlicense: cc0-1.0\n" in own and "\n# Mine\n" in own
+
+
+def test_a_card_edited_by_hand_is_not_rendered_over(online: Hub, folder: Path, card_folder: Path) -> None:
+    card = card_folder / "README.md"
+    card.write_text(card.read_text() + "\nA remark by hand.\n")
+    says = f"was edited by hand and says hub_model_id '{REPO}', not 'tester/other': run `qat-plugin card`"
+    with pytest.raises(PublishError, match=says):
+        push(folder, card_folder, "tester/other")
+    assert online.requests == []
 
 
 def test_another_revision_is_a_branch_of_its_own(online: Hub, folder: Path, card_folder: Path) -> None:
@@ -190,7 +220,7 @@ def test_a_card_of_other_results_is_refused(
     with pytest.raises(PublishError, match=r"README\.md does not show the results beside it.*value: 12\.5.*card"):
         push(onnx_folders["qat"], card_folder, REPO)
     # Rendered again, it is taken.
-    write_card(results_file, onnx_folders["qat"], card_folder, corpora=DEFINITIONS)
+    write_card(results_file, onnx_folders["qat"], card_folder)
     push(onnx_folders["qat"], card_folder, REPO)
 
 
@@ -299,7 +329,7 @@ def test_hidden_files_and_a_readme_of_the_folder_stay_at_home(online: Hub, folde
     (folder / ".cache" / "lock").write_text("x")
     (folder / "README.md").write_text("an old card")
     folders = {arm: folder.parent / arm for arm in ("fp", "ptq-rtn", "qat")}
-    card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2", corpora=DEFINITIONS)
+    card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2")
     push(folder, card.parent, REPO)
     sent = online.files(REPO)
     assert not [name for name in sent if ".cache" in name]
@@ -320,7 +350,7 @@ def test_a_pushed_model_transcribes_by_its_hub_id(
     export_onnx(read_checkpoint(tiny_whisper_dir), folder)
     (folder / "parity.json").write_text((onnx_folders["qat"] / "parity.json").read_text())
     measured = measure(tmp_path / "evaluation", {**onnx_folders, "qat": folder}, RECIPE)
-    card = write_card(measured, folder, tmp_path / "card", corpora=DEFINITIONS)
+    card = write_card(measured, folder, tmp_path / "card")
     push(folder, card.parent, REPO, private=True, revision="tiny")
 
     features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))

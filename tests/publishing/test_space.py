@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from card_sample import DEFINITIONS, RECIPE
+from card_sample import RECIPE
 from hub_server import Hub
 
 from qat_plugin.errors import PublishError
@@ -26,7 +26,7 @@ def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 @pytest.fixture
 def document(results: dict[str, Any], onnx_folders: dict[str, Path]) -> dict[str, Any]:
-    return card_document(results, onnx_folders["qat"], corpora=DEFINITIONS)
+    return card_document(results, onnx_folders["qat"])
 
 
 def settings_of(page: str) -> dict[str, Any]:
