@@ -86,13 +86,13 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
         from qat_plugin.demo.run import run_demo
 
         return run_demo(full=options.full)
-    from qat_plugin import steps
+    from qat_plugin import publishing_steps, steps
     from qat_plugin.recipe_loading import load_recipe
 
     recipe = load_recipe(options.recipe, overrides)
     workspace = steps.open_workspace(recipe)
     if options.command == "push":
-        steps.push(
+        publishing_steps.push(
             recipe,
             workspace,
             dry_run=options.dry_run,
@@ -100,6 +100,8 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
             to_folder=options.to_folder,
             space=options.space,
         )
+    elif options.command == "card":
+        publishing_steps.card(recipe, workspace)
     elif options.command == "diagnose":
         from qat_plugin.diagnosis import diagnose
 

@@ -1,4 +1,7 @@
-"""The steps of a run: train → export → evaluate → card → push. Each looks first at what is done already."""
+"""The steps of a run: train → export → evaluate → report. Each looks first at what is done already.
+
+Card and push are in `qat_plugin.publishing_steps`.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ import itertools
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
-from qat_plugin.errors import RecipeError, WorkspaceError
+from qat_plugin.errors import WorkspaceError
 from qat_plugin.files import sha256_of
+from qat_plugin.publishing_steps import card
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.recipe_checks import WINDOW
 from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
-from qat_plugin.workspace import Workspace
+from qat_plugin.workspace import Workspace, say
 
 # Training arguments that change what is shown or kept on the way, not what is trained.
 _UNDECIDING = (
@@ -32,11 +35,6 @@ _UNDECIDING = (
 
 
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
-
-
-def say(step: str, text: str) -> None:
-    """One line about a step, on standard error: standard output belongs to the tables."""
-    print(f"[{step}] {text}", file=sys.stderr, flush=True)
 
 
 def open_workspace(recipe: Recipe) -> Workspace:
@@ -331,73 +329,6 @@ def git_commit() -> str | None:
     except subprocess.CalledProcessError:
         return None
     return commit + ("+changes" if changes else "")
-
-
-def card(recipe: Recipe, workspace: Workspace) -> None:
-    """Render the model card: what was measured from the results, how the model is presented from the recipe of now."""
-    from qat_plugin.publishing import write_card
-
-    say("card", f"from {workspace.results_file}")
-    path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, publishing=_publishing(recipe))
-    say("card", f"written: {path}")
-
-
-def _publishing(recipe: Recipe) -> dict[str, Any]:
-    return {**dataclasses.asdict(recipe.publishing), "hub_model_id": recipe.training.hub_model_id}
-
-
-def push(
-    recipe: Recipe,
-    workspace: Workspace,
-    *,
-    dry_run: bool,
-    create_pr: bool = False,
-    to_folder: str | None = None,
-    space: bool = False,
-) -> None:
-    """Upload the qat arm's folder and the card to the Hub, or write them to a local folder; `space`: and a page."""
-    from qat_plugin import publishing
-
-    args = recipe.training
-    if not (workspace.card / "README.md").is_file():
-        raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
-    if to_folder is not None:
-        say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
-        publishing.publish_to_folder(
-            workspace.onnx(TRAINED),
-            workspace.card,
-            to_folder,
-            dry_run=dry_run,
-            page=space,
-            publishing=_publishing(recipe),
-        )
-        return
-    if not args.hub_model_id:
-        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
-    if space and (args.hub_private_repo or create_pr):
-        wish = "hub_private_repo" if args.hub_private_repo else "create_pr"
-        raise RecipeError(f"{wish} and a Space do not go together: its visitors' browsers could not load the model")
-    say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
-    publishing.push(
-        workspace.onnx(TRAINED),
-        workspace.card,
-        args.hub_model_id,
-        private=bool(args.hub_private_repo),
-        dry_run=dry_run,
-        create_pr=create_pr,
-        revision=args.hub_revision,
-        token=args.hub_token,
-        publishing=_publishing(recipe),
-    )
-    if space:
-        publishing.push_space(
-            workspace.card,
-            args.hub_model_id,
-            dry_run=dry_run,
-            revision=args.hub_revision,
-            token=args.hub_token,
-            publishing=_publishing(recipe),
-        )
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:
