@@ -11,12 +11,18 @@ from qat_plugin.recipe import Recipe
 from qat_plugin.workspace import Workspace, say
 
 
-def card(recipe: Recipe, workspace: Workspace) -> None:
+def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False) -> None:
     """Render the model card: what was measured from the results, how the model is presented from the recipe of now."""
     from qat_plugin.publishing import write_card
 
     say("card", f"from {workspace.results_file}")
-    path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, publishing=_publishing(recipe))
+    path = write_card(
+        workspace.results_file,
+        workspace.onnx(TRAINED),
+        workspace.card,
+        publishing=_publishing(recipe),
+        allow_unverified=allow_unverified,
+    )
     say("card", f"written: {path}")
 
 
@@ -32,6 +38,7 @@ def push(
     create_pr: bool = False,
     to_folder: str | None = None,
     space: bool = False,
+    allow_unverified: bool = False,
 ) -> None:
     """Upload the qat arm's folder and the card to the Hub, or write them to a local folder; `space`: and a page."""
     from qat_plugin import publishing
@@ -48,6 +55,7 @@ def push(
             dry_run=dry_run,
             page=space,
             publishing=_publishing(recipe),
+            allow_unverified=allow_unverified,
         )
         return
     if not args.hub_model_id:
@@ -66,6 +74,7 @@ def push(
         revision=args.hub_revision,
         token=args.hub_token,
         publishing=_publishing(recipe),
+        allow_unverified=allow_unverified,
     )
     if space:
         publishing.push_space(

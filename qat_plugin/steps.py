@@ -200,9 +200,11 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
 
 
 def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
-    """Digest of each arm's parity file, which lists the files it vouches for."""
+    """Digest of each arm's parity file, which lists the files it vouches for; of none where nobody vouches."""
+    files = {arm: workspace.onnx(arm) / "parity.json" for arm in arms}
     return {
-        f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "parity.json").read_bytes()).hexdigest() for arm in arms
+        f"onnx_{arm}": hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()
+        for arm, file in files.items()
     }
 
 

@@ -54,10 +54,9 @@ def split_remaining(present: Iterable[str], files: Iterable[PlannedFile]) -> tup
 def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
     """The files of an exported folder and of its card, under the names that they have in a repo.
 
-    Raises `PublishError` when the folder has no parity.json or one that failed, the files are not those that were
-    measured, or the card or its evaluation results show other figures than the results beside them.
+    Raises `PublishError` when the files are not those that were measured, or the card or its evaluation results show other
+    figures than the results beside them.
     """
-    read_parity(folder)
     document = read_document(card_folder)
     _check_card(card_folder, document)
     files = _collect(folder, card_folder)
@@ -66,29 +65,33 @@ def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
 
 
 @contextlib.contextmanager
-def card_as_published(card_folder: Path, publishing: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder with the card as `publishing` presents it (see `presented`): `card_folder` where it does already, else one
-    that is gone afterwards.
+def card_as_published(
+    folder: Path, card_folder: Path, publishing: Mapping[str, Any], *, allow_unverified: bool
+) -> Iterator[Path]:
+    """A folder with the card as `publishing` presents it (see `presented`) and with the parity of the ONNX `folder`:
+    `card_folder` where it is that already, else one that is gone afterwards.
 
-    Raises `PublishError` when the card would have to be rendered again, but was edited by hand.
+    Raises `PublishError` when the gate did not pass and `allow_unverified` is not set, or the card would have to be rendered
+    again, but was edited by hand.
     """
+    parity = read_parity(folder, allow_unverified=allow_unverified)
     document = read_document(card_folder)
-    wanted = presented(document, publishing)
+    wanted = {**presented(document, publishing), "parity": parity}
     if wanted == document:
         yield card_folder
         return
     _check_card(card_folder, document)
     card = card_folder / "README.md"
     if card.read_text(encoding="utf8") != render_card(document):
-        before, now = ({**d["recipe"], "hub_model_id": d["repo_id"]} for d in (document, wanted))
+        before, now = ({**d["recipe"], "hub_model_id": d["repo_id"], "parity": d["parity"]} for d in (document, wanted))
         other = [f"{name} {before.get(name)!r}, not {now[name]!r}" for name in now if before.get(name) != now[name]]
         raise PublishError(
             f"{card} was edited by hand and says {'; '.join(other)}: run `qat-plugin card` with the values of now, then "
             "edit it again"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        write_document(wanted, Path(folder))
-        yield Path(folder)
+    with tempfile.TemporaryDirectory() as rendered:
+        write_document(wanted, Path(rendered))
+        yield Path(rendered)
 
 
 def read_document(card_folder: Path) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def publish_to_folder(
     dry_run: bool = False,
     page: bool = False,
     publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
 ) -> FolderReport:
     """Write the files that `push` would send to the folder `target`, which may hold an earlier publication.
 
@@ -53,7 +54,10 @@ def publish_to_folder(
     Arguments and refusals are those of `push`. Raises `PublishError` besides when `target` holds something else.
     """
     folder, target = Path(folder), Path(target)
-    with card_as_published(Path(card_folder), publishing) as card, tempfile.TemporaryDirectory() as rendered:
+    with (
+        card_as_published(folder, Path(card_folder), publishing, allow_unverified=allow_unverified) as card,
+        tempfile.TemporaryDirectory() as rendered,
+    ):
         files = checked_files(folder, card)
         if page:
             path = Path(rendered) / "index.html"

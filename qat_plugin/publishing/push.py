@@ -33,6 +33,7 @@ def push(
     revision: str | None = None,
     token: str | None = None,
     publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
 ) -> PushReport:
     """Create the Hub repo `repo_id` if need be and commit an ONNX folder with its card.
 
@@ -41,14 +42,16 @@ def push(
     `token` defaults to HF_TOKEN or to that of `hf auth login`. The server is HF_ENDPOINT, or the Hub. Prints the repo, the
     files with sizes and sha256, and what changes; `dry_run` sends nothing and needs no token. Requests that fail for
     reasons that may pass are tried again; only the changed files are sent, and nothing where none changed. The card
-    that is sent names `repo_id`, and presents the model as `publishing` says, see `document.presented`.
+    that is sent names `repo_id`, and presents the model as `publishing` says, see `document.presented`. With
+    `allow_unverified`, files that did not pass the parity gate are taken, and the card says that they did not.
 
     Raises `PublishError` when the repo id is not `user/name`, the folder has no parity.json or one that failed, the
     files are not those that were measured, the card shows other figures or was edited by hand for another repo, there is no token, the repo is public
     although `private` is asked, a pull request has no branch to go to, or the Hub refuses.
     """
     check_repo_id(repo_id)
-    with card_as_published(Path(card_folder), {**publishing, "hub_model_id": repo_id}) as card:
+    presentation = {**publishing, "hub_model_id": repo_id}
+    with card_as_published(Path(folder), Path(card_folder), presentation, allow_unverified=allow_unverified) as card:
         files = checked_files(Path(folder), card)
         token = find_token(token, required=not dry_run)
         api = HfApi(token=token)

@@ -11,7 +11,7 @@ from hub_server import TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
 from qat_plugin.errors import PublishError
-from qat_plugin.publishing import push, write_card
+from qat_plugin.publishing import publish_to_folder, push, write_card
 
 REPO = "tester/whisper-tiny-int4"
 
@@ -191,6 +191,24 @@ def test_only_a_verified_export_is_published(online: Hub, folder: Path, card_fol
     with pytest.raises(PublishError, match=r"parity\.json.*run `qat-plugin export` (first|again)"):
         push(folder, card_folder, REPO)
     assert online.requests == []
+
+
+@pytest.mark.parametrize("parity", [None, '{"passed": false}'])
+def test_an_unverified_export_is_published_when_asked_and_its_card_says_so(
+    online: Hub, onnx_folders: dict[str, Path], tmp_path: Path, parity: str | None
+) -> None:
+    folder = onnx_folders["qat"]
+    path = folder / "parity.json"
+    path.unlink() if parity is None else path.write_text(parity)
+    measured = measure(tmp_path / "again", onnx_folders, RECIPE)
+    card = write_card(measured, folder, tmp_path / "card", allow_unverified=True).parent
+    with pytest.raises(PublishError, match=r"parity\.json.*run `qat-plugin export` (first|again)"):
+        push(folder, card, REPO)
+    assert online.requests == []
+    push(folder, card, REPO, allow_unverified=True)
+    publish_to_folder(folder, card, tmp_path / "published", allow_unverified=True)
+    for text in (online.files(REPO)["README.md"].decode(), (tmp_path / "published" / "README.md").read_text()):
+        assert "**Not verified.** The check against the trained model" in text
 
 
 def test_other_files_than_the_measured_ones_are_refused(online: Hub, folder: Path, card_folder: Path) -> None:

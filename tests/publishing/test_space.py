@@ -78,6 +78,7 @@ def test_the_page_shows_the_measured_figures(document: dict[str, Any]) -> None:
         assert f"{100 * document['pooled'][arm]['wer']:.1f}" in row
         assert f"{document['arms'][arm]['bytes'] / 1e6:.1f} MB" in row
         assert ('class="this"' in row) == (arm == "qat")
+    assert "normalized by “basic”, Whisper’s BasicTextNormalizer" in page.replace("&#39;", "’")
     assert settings_of(page)["bytes"] == document["arms"]["qat"]["bytes"]
     assert settings_of(page)["generate"] == {"language": "fr", "task": "transcribe"}
 
