@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from card_sample import RECIPE, measure
-from hub_server import TOKEN, Hub, Repo
+from hub_server import LOST, TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
 from qat_plugin.errors import PublishError
@@ -284,6 +284,21 @@ def test_what_fails_for_a_moment_is_tried_again(
         expected_files(folder, card_folder)
     )
     assert len(online.repo(REPO).commits) == 2
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_again(
+    online: Hub, folder: Path, card_folder: Path, impatient: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.fail("POST /api/models/.*/commit/.*", LOST)
+    report = push(folder, card_folder, REPO)
+    repo = online.repo(REPO)
+    assert [commit.message for commit in repo.commits.values()] == [
+        "initial commit",
+        "Upload quantized ONNX and model card",
+    ]
+    assert report.commit_url == f"{online.endpoint}/{REPO}/commit/{repo.branches['main']}"
+    assert "trying again" in capsys.readouterr().out
+    assert online.files(REPO).items() >= expected_files(folder, card_folder).items()
 
 
 def test_what_goes_on_failing_is_an_error_and_the_next_push_mends_it(
