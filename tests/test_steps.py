@@ -188,12 +188,12 @@ def test_the_steps_of_the_readme_go_one_after_the_other(finished, recipe, tmp_pa
     values = json.loads(recipe.read_text())
     rows = [json.loads(line) for line in Path(values["test_data"][0]).read_text().splitlines()]
     Path("my_test.json").write_text(json.dumps(rows))
-    for name, row in zip(("community-v2", "mtedx"), rows, strict=True):
-        Path(f"{name}.jsonl").write_text(json.dumps(row))
-    manifests = [f"{name}={tmp_path / name}.jsonl" for name in ("community-v2", "mtedx")]
-    Path("tiny.json").write_text(
-        json.dumps({**values, "output_dir": "out", "corpus_manifests": manifests, "test_data": []})
-    )
+    names = ["community-v2", "mtedx"]
+    for name, row in zip(names, rows, strict=True):
+        # Both names of the column: what a definition says of its corpus holds for the private copy.
+        Path(f"{name}.jsonl").write_text(json.dumps({**row, "sentence": row["text"]}))
+    own = {"corpora": names, "corpus_manifests": [f"{name}={tmp_path / name}.jsonl" for name in names], "test_data": []}
+    Path("tiny.json").write_text(json.dumps({**values, **own, "output_dir": "out", "arms": ["fp", "qat"]}))
     hub.patch(monkeypatch)
 
     def run(words: list[str]) -> str:

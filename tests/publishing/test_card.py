@@ -381,11 +381,15 @@ def test_languages_are_whispers() -> None:
 
 
 def test_an_english_only_model_is_not_asked_for_a_language(document: dict[str, Any]) -> None:
-    assert 'generate_kwargs={"language": "fr", "task": "transcribe"}' in render_card(document)
+    # transformers' pipeline would take five beams by itself, and say something else than was measured.
+    assert 'generate_kwargs={"language": "fr", "num_beams": 1, "task": "transcribe"}' in render_card(document)
     document["settings"]["language"] = "english"
     document["settings"]["generation_config"] = {"is_multilingual": False}
     text = render_card(document)
-    assert 'print(transcriber(audio)["text"])' in text and 'transcriber("clip.wav");' in text
+    assert (
+        'print(transcriber(audio, generate_kwargs={"num_beams": 1})["text"].strip())' in text
+        and 'transcriber("clip.wav");' in text
+    )
     assert re.search(r"qat-plugin transcribe \S+ clip\.mp3`", text)
 
 
