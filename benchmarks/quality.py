@@ -22,6 +22,7 @@ from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.run import fast_precision
 from qat_plugin.errors import QATError
 from qat_plugin.evaluation.results import read_results
+from qat_plugin.publishing.privacy import public_results
 from qat_plugin.recipe_loading import load_recipe
 
 TESTED, CHOSEN_ON = ("es", "it"), ("pt", "nl")
@@ -129,11 +130,7 @@ def main() -> int:
     steps.run_all(recipe, workspace)
     results = read_results(workspace.results_file)
     figures = summarize(results, options.target)
-    for measured in results["measurements"].values():
-        for measurement in measured.values():
-            # Who they are is nobody's business but the evaluator's.
-            measurement.pop("worst_speakers", None)
-    write_results(f"quality-{options.target}", figures, private=str(options.common_voice), **results)
+    write_results(f"quality-{options.target}", figures, private=str(options.common_voice), **public_results(results))
     return 0
 
 

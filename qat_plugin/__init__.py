@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qat_plugin.data.audio import read_audio
     from qat_plugin.errors import QATError
     from qat_plugin.evaluation.results import collect_results
     from qat_plugin.evaluation.run import evaluate_arm
@@ -35,6 +36,7 @@ _MODULES = {
     "load_recipe": "qat_plugin.recipe_loading",
     "prepare": "qat_plugin.fake_quant",
     "push": "qat_plugin.publishing",
+    "read_audio": "qat_plugin.data.audio",
     "render_card": "qat_plugin.publishing",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "load_recipe",
     "prepare",
     "push",
+    "read_audio",
     "render_card",
 ]
 

@@ -39,6 +39,12 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         step.add_argument("recipe", metavar="RECIPE", help="recipe file or name of a shipped recipe")
+        if name in ("card", "push"):
+            step.add_argument(
+                "--allow_unverified",
+                action="store_true",
+                help="also files that failed the parity gate or never went through it; the card says so",
+            )
         if name == "push":
             step.add_argument("--dry_run", action="store_true", help="show what would be uploaded, and do nothing")
             step.add_argument(
@@ -86,20 +92,23 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
         from qat_plugin.demo.run import run_demo
 
         return run_demo(full=options.full)
-    from qat_plugin import steps
+    from qat_plugin import publishing_steps, steps
     from qat_plugin.recipe_loading import load_recipe
 
     recipe = load_recipe(options.recipe, overrides)
     workspace = steps.open_workspace(recipe)
     if options.command == "push":
-        steps.push(
+        publishing_steps.push(
             recipe,
             workspace,
             dry_run=options.dry_run,
             create_pr=options.create_pr,
             to_folder=options.to_folder,
             space=options.space,
+            allow_unverified=options.allow_unverified,
         )
+    elif options.command == "card":
+        publishing_steps.card(recipe, workspace, allow_unverified=options.allow_unverified)
     elif options.command == "diagnose":
         from qat_plugin.diagnosis import diagnose
 

@@ -13,7 +13,7 @@ from typing import Any
 from qat_plugin import steps
 from qat_plugin.arms import ARMS, FLOAT
 from qat_plugin.recipe import Recipe
-from qat_plugin.workspace import Workspace
+from qat_plugin.workspace import Workspace, say
 
 PTQ = "ptq-gptq"
 # Parts that give more than this much of a nat back for a megabyte are worth 8 bits, as long as these are few.
@@ -33,7 +33,7 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     steps.export(few, workspace)
     steps.evaluate(few, workspace)
     results = read_results(workspace.results_file)
-    steps.say("diagnose", "each part of the model quantized alone, on training speech")
+    say("diagnose", "each part of the model quantized alone, on training speech")
     parts = measure_parts(recipe, workspace.checkpoint(PTQ), workspace.checkpoint("qat"))
     whole, *parts = parts
     parts.sort(key=lambda part: -part.kl)
@@ -51,7 +51,7 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     (workspace.diagnosis / "diagnosis.md").write_text(text, encoding="utf8")
     _plot(found, workspace)
     print(text)
-    steps.say("diagnose", f"written: {workspace.diagnosis}")
+    say("diagnose", f"written: {workspace.diagnosis}")
 
 
 def suggest(parts: list[dict[str, Any]], total_mb: float) -> list[str]:

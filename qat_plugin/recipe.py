@@ -256,9 +256,11 @@ class EvaluationArguments:
 
 @dataclass
 class PublishingArguments:
-    """The model's page on the Hub."""
+    """The model's page on the Hub: what 'card' and 'push' are given now; what one of them is not given stays as it was."""
 
-    model_license: str = field(default="mit", metadata={"help": "License of the weights, as the Hub spells it."})
+    model_license: Optional[str] = field(
+        default=None, metadata={"help": "License of the weights, as the Hub spells it. Default: the card names none."}
+    )
     model_title: Optional[str] = field(
         default=None, metadata={"help": "Heading of the card. Default: from the recipe."}
     )

@@ -1,4 +1,7 @@
-"""The steps of a run: train → export → evaluate → card → push. Each looks first at what is done already."""
+"""The steps of a run: train → export → evaluate → report. Each looks first at what is done already.
+
+Card and push are in `qat_plugin.publishing_steps`.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ import itertools
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
-from qat_plugin.errors import RecipeError, WorkspaceError
+from qat_plugin.errors import WorkspaceError
 from qat_plugin.files import sha256_of
+from qat_plugin.publishing_steps import card
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.recipe_checks import WINDOW
 from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
-from qat_plugin.workspace import Workspace
+from qat_plugin.workspace import Workspace, say
 
 # Training arguments that change what is shown or kept on the way, not what is trained.
 _UNDECIDING = (
@@ -31,11 +34,6 @@ _UNDECIDING = (
 )  # fmt: skip
 
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
-
-
-def say(step: str, text: str) -> None:
-    """One line about a step, on standard error: standard output belongs to the tables."""
-    print(f"[{step}] {text}", file=sys.stderr, flush=True)
 
 
 def open_workspace(recipe: Recipe) -> Workspace:
@@ -268,6 +266,7 @@ def _measure_costs(recipe: Recipe, workspace: Workspace, corpus: Any) -> dict[st
 
 def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], costs: dict[str, Any]) -> None:
     from qat_plugin.evaluation.results import collect_results, write_results
+    from qat_plugin.training.record import read_record
 
     results = collect_results(
         workspace.evaluation,
@@ -277,16 +276,11 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], cos
         recipe=recipe_to_dict(recipe),
         step_seconds=workspace.seconds(),
         costs=costs,
-        sources={
-            corpus.name: {
-                **{name: getattr(corpus.definition, name) for name in ("source", "config", "split")},
-                "revision": corpus.revision,
-            }
-            for corpus in corpora
-        },
+        sources={corpus.name: corpus.definition.source_of(corpus.revision) for corpus in corpora},
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
+    results["training"] = read_record(recipe.data, workspace.checkpoint(TRAINED))
     _write_report(workspace, results)
     # Last: that it is there says that the report is, too.
     write_results(results, workspace.results_file)
@@ -334,62 +328,6 @@ def git_commit() -> str | None:
     except subprocess.CalledProcessError:
         return None
     return commit + ("+changes" if changes else "")
-
-
-def card(recipe: Recipe, workspace: Workspace) -> None:
-    """Render the model card from the results."""
-    from qat_plugin.data.corpora import find_corpora
-    from qat_plugin.publishing import write_card
-
-    data, evaluation = recipe.data, recipe.evaluation
-    # One after the other: a training and a test corpus may share a name.
-    trained = find_corpora([*data.train_corpora, *data.train_data], data.corpus_manifests)
-    tested = find_corpora([*evaluation.corpora, *evaluation.test_data], data.corpus_manifests)
-    definitions = [dataclasses.asdict(found) for found in (*trained, *tested)]
-    say("card", f"from {workspace.results_file}")
-    path = write_card(workspace.results_file, workspace.onnx(TRAINED), workspace.card, corpora=definitions)
-    say("card", f"written: {path}")
-
-
-def push(
-    recipe: Recipe,
-    workspace: Workspace,
-    *,
-    dry_run: bool,
-    create_pr: bool = False,
-    to_folder: str | None = None,
-    space: bool = False,
-) -> None:
-    """Upload the qat arm's folder and the card to the Hub, or write them to a local folder; `space`: and a page."""
-    from qat_plugin import publishing
-
-    args = recipe.training
-    if not (workspace.card / "README.md").is_file():
-        raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
-    if to_folder is not None:
-        say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
-        publishing.publish_to_folder(workspace.onnx(TRAINED), workspace.card, to_folder, dry_run=dry_run, page=space)
-        return
-    if not args.hub_model_id:
-        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
-    if space and (args.hub_private_repo or create_pr):
-        wish = "hub_private_repo" if args.hub_private_repo else "create_pr"
-        raise RecipeError(f"{wish} and a Space do not go together: its visitors' browsers could not load the model")
-    say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
-    publishing.push(
-        workspace.onnx(TRAINED),
-        workspace.card,
-        args.hub_model_id,
-        private=bool(args.hub_private_repo),
-        dry_run=dry_run,
-        create_pr=create_pr,
-        revision=args.hub_revision,
-        token=args.hub_token,
-    )
-    if space:
-        publishing.push_space(
-            workspace.card, args.hub_model_id, dry_run=dry_run, revision=args.hub_revision, token=args.hub_token
-        )
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:

@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,3 +180,8 @@ def _plain(inputs: dict[str, Any]) -> dict[str, Any]:
 def fingerprint(inputs: dict[str, Any]) -> str:
     """Digest of what decides a step."""
     return hashlib.sha256(json.dumps(_plain(inputs), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def say(step: str, text: str) -> None:
+    """One line about a step, on standard error: standard output belongs to the tables."""
+    print(f"[{step}] {text}", file=sys.stderr, flush=True)

@@ -36,6 +36,7 @@ TOKEN = "hf_tokenOfTheTests"
 USER = "tester"
 ORGANIZATION = "tester-org"
 LFS_SUFFIXES = (".onnx", ".onnx_data", ".safetensors", ".bin", ".parquet", ".wav", ".mp3", ".flac", ".ogg", ".zip")
+LOST = -1
 LFS_SIZE = 10 * 2**20
 DATE = "2024-01-01T00:00:00.000Z"
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
@@ -149,7 +150,8 @@ class Hub:
             _http.reset_sessions()  # they remember that they were offline
 
     def fail(self, request: str, *outcomes: int | None) -> None:
-        """Let the next requests that match the pattern, as 'PUT .*', end so: with a status, or None: without an answer."""
+        """Let the next requests that match the pattern, as 'PUT .*', end so: with a status; None: without an answer; LOST:
+        done, but without an answer."""
         self.faults += [(request, outcome) for outcome in outcomes]
 
     def add_repo(self, repo_id: str, folder: Path, repo_type: str = "model", branch: str = "main") -> Commit:
@@ -243,12 +245,16 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.query = parse_qs(parts.query)
         self.body = self.read_body()
+        self.mute = False
         self.hub.requests.append(f"{self.command} {self.path}")
         for fault in self.hub.faults:
             if re.fullmatch(fault[0], self.hub.requests[-1]):
                 self.hub.faults.remove(fault)
                 if fault[1] is None:
                     self.close_connection = True
+                elif fault[1] == LOST:
+                    self.mute = True
+                    break
                 else:
                     self.answer({"error": "not now"}, fault[1])
                 return
@@ -277,6 +283,9 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if self.mute:
+            self.close_connection = True
+            return
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         kind = "application/octet-stream" if isinstance(value, bytes) else "application/json; charset=utf-8"
         self.send_response(status)

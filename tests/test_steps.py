@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from hub_server import hub  # noqa: F401
+from test_readme import BLOCKS
 from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
@@ -68,12 +69,15 @@ def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
             0 < arm["cost"]["libraries_memory_bytes"] <= arm["cost"]["peak_memory_bytes"]
             and arm["cost"]["load_seconds"] > 0
         )
-    assert results["corpora"]["clips"]["source"] == {
-        "source": "manifest",
-        "config": None,
-        "split": None,
-        "revision": None,
-    }
+    source = results["corpora"]["clips"]["source"]
+    assert source["source"] == "manifest" and source["path"].endswith("test/clips.jsonl")
+    training = results["training"]
+    assert list(training["corpora"]) == ["train"] and training["corpora"]["train"]["source"] == "manifest"
+    # Clips of 0.6 to 1.2 s, those left out whose pseudo label runs into the length limit.
+    assert (
+        0 < training["samples"] <= 4 and 0.6 * training["samples"] <= training["seconds"] <= 1.2 * training["samples"]
+    )
+    assert training["device"] == results["environment"]["cpu"] and training["processes"] == 1
     page = (finished / "evaluation" / "report.html").read_text("utf8")
     # One file: plots are inside, nothing is fetched.
     assert page.count('src="data:image/png;base64,') == 5 and "http" not in page and "Where the arms part" in page
@@ -221,6 +225,47 @@ def test_a_folder_of_audio_is_measured_again_when_its_metadata_changed(finished,
     assert "done already" not in evaluate(metadata)
     assert "[evaluate] done already" in evaluate(metadata)
     assert "[evaluate] done already" not in evaluate(metadata.rstrip("\n") + " encore\n")
+
+
+def test_the_steps_of_the_readme_go_one_after_the_other(finished, recipe, tmp_path, monkeypatch, hub, capsys):  # noqa: F811
+    """As written, but for the recipe's name; what is trained and tested on is small and lies here."""
+    (block,) = [text for kind, text in BLOCKS if kind == "bash" and "accelerate launch" in text]
+    lines = [line.partition("#")[0].split() for line in block.splitlines()]
+    commands = [["train", *words[4:]] if words[0] == "accelerate" else words[1:] for words in lines]
+    assert [words[0] for words in commands] == ["train", "export", "evaluate", "report", "card", "push"]
+    shutil.copytree(finished, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(recipe.read_text())
+    rows = [json.loads(line) for line in Path(values["test_data"][0]).read_text().splitlines()]
+    Path("my_test.json").write_text(json.dumps(rows))
+    names = ["community-v2", "mtedx"]
+    for name, row in zip(names, rows, strict=True):
+        # Both names of the column: what a definition says of its corpus holds for the private copy.
+        Path(f"{name}.jsonl").write_text(json.dumps({**row, "sentence": row["text"]}))
+    own = {"corpora": names, "corpus_manifests": [f"{name}={tmp_path / name}.jsonl" for name in names], "test_data": []}
+    Path("tiny.json").write_text(json.dumps({**values, **own, "output_dir": "out", "arms": ["fp", "qat"]}))
+    hub.patch(monkeypatch)
+
+    def run(words: list[str]) -> str:
+        assert main([words[0], "tiny.json", *words[2:]]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    *steps, push = commands
+    for words in steps:
+        run(words)
+    card = Path("out/card/README.md").read_text()
+    assert (
+        "| community-v2 | fr | 1 |" in card and "| my_test | fr | 2 |" in card and "huggingface.co/datasets" not in card
+    )
+    assert "path/to/this/folder" in card
+    assert "nothing was created or sent" in run([*push, "--dry_run", "--model_license", "apache-2.0"])
+    run([*push, "--to_folder", "published", "--model_license", "apache-2.0"])
+    published = Path("published/README.md").read_text()
+    assert "\nlicense: apache-2.0\n" in published and 'repo = "me/whisper-fr-int8"' in published
+    # Given to `card` alone, it need not be said again.
+    run(["card", "", "--hub_model_id", "tester/mine", "--model_license", "cc0-1.0", "--hub_private_repo", "true"])
+    run(["push", "", "--hub_model_id", "tester/mine", "--hub_private_repo", "true"])
+    assert "\nlicense: cc0-1.0\n" in hub.files("tester/mine")["README.md"].decode() and hub.repo("tester/mine").private
 
 
 def test_a_repository_that_git_refuses_to_read_has_no_commit(monkeypatch):

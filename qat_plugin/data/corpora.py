@@ -47,6 +47,12 @@ class CorpusDefinition:
     description: str = ""
     license: str | None = None
 
+    def source_of(self, commit: str | None = None) -> dict[str, str | None]:
+        """What readers of results are told of it; `commit` is the one that was read, where `revision` may be a branch."""
+        names = ("source", "path", "config", "split", "revision", "task_id", "license", "description")
+        source = {name: getattr(self, name) for name in names}
+        return {**source, "revision": commit or self.revision}
+
 
 def data_definition(path: str) -> CorpusDefinition:
     """A corpus of one's own: a manifest, or a folder of audio. Its name is the file's or folder's.
@@ -79,7 +85,7 @@ def find_corpus(name_or_path: str, corpus_manifests: Sequence[str] = ()) -> Corp
     known = known_corpora()
     path = Path(name_or_path).expanduser()
     if name_or_path in known:
-        definition = read_definition(known[name_or_path])
+        definition = _named_definition(name_or_path, known[name_or_path])
     elif path.suffix == ".json" and _is_definition(path):
         definition = read_definition(path)
     elif path.exists() or path.suffix in SUFFIXES or len(path.parts) > 1:
@@ -109,25 +115,31 @@ def find_corpora(names_or_paths: Sequence[str], corpus_manifests: Sequence[str] 
         DataError: as `find_corpus`; or two corpora have the same name.
     """
     definitions = [find_corpus(name, corpus_manifests) for name in names_or_paths]
-    seen: dict[str, CorpusDefinition] = {}
-    for definition in definitions:
-        other = seen.setdefault(definition.name, definition)
-        if other is not definition:
+    seen: dict[str, str] = {}
+    for given, definition in zip(names_or_paths, definitions, strict=True):
+        if definition.name in seen:
             raise DataError(
-                f"two corpora are named '{definition.name}': {other.path} and {definition.path}. "
-                "Name each once, or rename a manifest: results are filed by corpus name."
+                f"two corpora are named '{definition.name}': those of '{seen[definition.name]}' and '{given}'. "
+                "Name each once, or rename a file: results are filed by corpus name."
             )
+        seen[definition.name] = given
     return definitions
 
 
 def known_corpora() -> dict[str, Path]:
-    """Definition files by corpus name; the project's own win over those of recipes/corpora in the current folder."""
-    folders = [recipes_folder() / "corpora", Path.cwd() / "recipes" / "corpora"]
-    known: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.glob("*.json")):
-            known.setdefault(path.stem, path)
-    return known
+    """Definition files by corpus name: the project's own, and those of recipes/corpora in the current folder."""
+    here = Path.cwd() / "recipes" / "corpora"
+    return {
+        path.stem: path for folder in (here, recipes_folder() / "corpora") for path in sorted(folder.glob("*.json"))
+    }
+
+
+def _named_definition(name: str, shipped: Path) -> CorpusDefinition:
+    """The definition of a known name. Raises DataError when the current folder has another one of that name."""
+    own = Path.cwd() / "recipes" / "corpora" / f"{name}.json"
+    if own.is_file() and own.read_bytes() != shipped.read_bytes():
+        raise DataError(f"corpus '{name}' has two definitions, {shipped} and {own}: give the path of the one you mean.")
+    return read_definition(shipped)
 
 
 def read_definition(path: Path) -> CorpusDefinition:

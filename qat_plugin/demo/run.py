@@ -15,7 +15,7 @@ def fast_precision() -> list[str]:
     import torch
 
     from qat_plugin.evaluation.environment import describe_environment
-    from qat_plugin.steps import say
+    from qat_plugin.workspace import say
 
     if torch.cuda.is_available() or not {"avx512_bf16", "amx_bf16"} & {*describe_environment()["cpu_flags"]}:
         return []

@@ -20,8 +20,11 @@
       "corpora": {CORPUS: {utterances, words, characters, empty_references, long_form, seconds, languages,
                            "speakers": int | null,
                            "interval_unit": "speakers" | "utterances", "interval_units": int,   what is resampled
-                           "source": {...} | null,                 as given: where it comes from, in which revision
+                           "source": {source, path, config, split, revision, task_id, license, description} | null,
+                                                                   as given; of the Hub, the revision is the commit read
                            "sha256": hex}},                        of ids, references, durations, speakers, languages
+      "training": {"corpora": {CORPUS: as "source"},               see `qat_plugin.training.record`
+                   "samples", "seconds", "device", "processes"},   as training wrote it down, see there
       "measurements": {ARM: {CORPUS: MEASUREMENT}},
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }

@@ -42,7 +42,6 @@ def render_card(document: Document) -> str:
             front_matter=card_metadata(document).to_yaml(),
             repo=document["repo_id"] or "path/to/this/folder",
             arm_names=ARM_NAMES | {ARM: f"**this model**, {ARM_NAMES[ARM]}"},
-            normalizer=NORMALIZERS[document["settings"]["normalizer"]],
             external_data=", ".join(f"{name}: true" for name in graphs_with_external_data(document)),
             parity_rows=list(_flatten(document["parity"])),
             recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),
@@ -63,10 +62,20 @@ def render(template: str, document: Document, **values: Any) -> str:
             "language_code": hub_language(document["settings"]["language"]),
             "asked": asked_of_clients(document["settings"]),
             "by_corpus": _by_corpus(document),
+            "normalizer": NORMALIZERS[document["settings"]["normalizer"]],
+            "unverified": _unverified(document["parity"]),
         }
         return _environment().get_template(template).render({**document, **shared, **values})
     except (KeyError, UndefinedError) as error:
         raise _lacks(error) from error
+
+
+def _unverified(parity: Mapping[str, Any]) -> str:
+    """What readers are told of files that were published although their parity gate did not pass."""
+    state = "failed on" if len(parity) > 1 else "was not run on"
+    return (
+        f"The check against the trained model {state} these files: whether they compute what was trained is not known."
+    )
 
 
 def _lacks(error: Exception) -> PublishError:
@@ -78,11 +87,10 @@ def _lacks(error: Exception) -> PublishError:
 def card_metadata(document: Document) -> ModelCardData:
     """The front matter: what the Hub indexes, with a model-index of one WER for each test corpus."""
     recipe, base_model = document["recipe"], document["base_model"]["hub_id"]
-    definitions = document["definitions"]
-    trained_on = [definitions[name]["hub_id"] for name in recipe.get("train_corpora", []) if name in definitions]
+    trained_on = [definition["hub_id"] for definition in document["training"]["corpora"].values()]
     return ModelCardData(
         language=hub_language(document["settings"]["language"]),
-        license=recipe["model_license"],
+        license=recipe.get("model_license"),
         library_name="onnx",
         pipeline_tag=_TASK,
         base_model=base_model,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing.card import render_card
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
+from qat_plugin.publishing.privacy import hub_id, public_results
 
 # The fields of a recipe that decide the model or its figures, in the order in which a card shows them.
 SHOWN_FIELDS = (
@@ -30,8 +31,12 @@ SHOWN_FIELDS = (
     "model_license", "model_title", "base_model",
 )  # fmt: skip
 
+PUBLISHING_FIELDS = ("model_license", "model_title", "base_model", "hub_model_id")
+"""The fields of a recipe that decide how a model is presented: whoever publishes gives them, not the evaluation."""
+
 _MODEL_FIELDS = ("model_name_or_path", "teacher_model_name_or_path")
-_PATH_FIELDS = ("train_corpora", "train_data", "corpora", "test_data")
+_NAME_FIELDS = ("train_corpora", "corpora")
+_PATH_FIELDS = ("train_data", "test_data")
 _DEFINITION_FIELDS = ("source", "config", "split", "revision", "task_id", "license", "description")
 
 
@@ -40,18 +45,25 @@ def write_card(
     onnx_folder: str | Path,
     card_folder: str | Path,
     *,
-    corpora: Iterable[Mapping[str, Any]] = (),
+    publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
 ) -> Path:
     """Write `card_folder`/results.json, the document of the card, and `card_folder`/README.md, rendered from it.
 
     Where a test corpus is a benchmark, `card_folder`/.eval_results/wer.yaml holds its figure for the Hub.
     `results_file` is what `qat_plugin.evaluation.results` wrote, `onnx_folder` is the qat arm's, whose parity.json the
-    card quotes, `corpora` are the definitions of training and test corpora as dicts. Returns the path of README.md.
+    card quotes, `publishing` holds the `PUBLISHING_FIELDS` that are given now, see `presented`. Files that did not pass the
+    gate get a card with `allow_unverified` only, and it says so. Returns the path of README.md.
 
-    Raises `PublishError` when parity.json is missing or the results lack what a card says.
+    Raises `PublishError` when parity.json is missing or failed, or the results lack what a card says.
     """
-    card_folder = Path(card_folder)
-    document = card_document(read_object(Path(results_file), "qat-plugin evaluate"), onnx_folder, corpora=corpora)
+    results = read_object(Path(results_file), "qat-plugin evaluate")
+    document = card_document(results, onnx_folder, publishing=publishing, allow_unverified=allow_unverified)
+    return write_document(document, Path(card_folder))
+
+
+def write_document(document: Mapping[str, Any], card_folder: Path) -> Path:
+    """Write the document of a card and all that is rendered from it; returns the path of README.md."""
     text = render_card(document)
     card_folder.mkdir(parents=True, exist_ok=True)
     (card_folder / "results.json").write_text(
@@ -69,46 +81,84 @@ def write_card(
 
 
 def card_document(
-    results: Mapping[str, Any], onnx_folder: str | Path, *, corpora: Iterable[Mapping[str, Any]] = ()
+    results: Mapping[str, Any],
+    onnx_folder: str | Path,
+    *,
+    publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
 ) -> dict[str, Any]:
-    """The results without the names of speakers, and with these keys added or replaced::
+    """The results as `public_results` leaves them, and with these keys added or replaced::
 
-        "recipe":       the fields of `SHOWN_FIELDS` that are set, local paths shortened
+        "recipe":       the fields of `SHOWN_FIELDS` that are set, local paths shortened, corpora by their names
         "base_model":   {"hub_id": str | null, "name": str}; the recipe's `base_model` where it started from a folder
         "repo_id":      str | null, the recipe's `hub_model_id`
         "parity":       the ONNX folder's parity.json
-        "definitions":  {corpus: {source, config, split, revision, task_id, license, description, hub_id}}
+        "definitions":  {test corpus: {source, config, split, revision, task_id, license, description, hub_id}}
+        "training":     {"corpora": {training corpus: as in "definitions"}, ...}
+        "measurements", "pooled":  with "insertion_rate" (of words) and "looping_rate" (of utterances), fractions
 
-    Arguments and errors as in `write_card`.
+    What was measured, and on which speech, is that of the results. Arguments and errors as in `write_card`.
     """
     recipe = results["recipe"]
     model = str(recipe["model_name_or_path"])
-    hub_id = recipe.get("base_model") or _hub_id(model)
-    return {
-        **results,
-        "measurements": {arm: _without_speakers(found) for arm, found in results["measurements"].items()},
-        "pooled": _without_speakers(results["pooled"]),
-        "recipe": {name: _public(name, recipe[name]) for name in SHOWN_FIELDS if _is_set(recipe.get(name))},
-        "base_model": {"hub_id": hub_id, "name": hub_id or Path(model).name},
+    base = recipe.get("base_model") or hub_id(model)
+    published = public_results(results)
+    tested = {name: corpus["source"] for name, corpus in published["corpora"].items()}
+    training = published.get("training") or {"corpora": {}}
+    trained = training["corpora"]
+    names = {"corpora": list(tested), "train_corpora": list(trained)}
+    document = {
+        **published,
+        "measurements": {arm: _with_rates(found) for arm, found in published["measurements"].items()},
+        "pooled": _with_rates(published["pooled"]),
+        "corpora": {
+            name: {figure: value for figure, value in corpus.items() if figure != "source"}
+            for name, corpus in published["corpora"].items()
+        },
+        "recipe": {name: _public(name, recipe[name], names) for name in SHOWN_FIELDS if _is_set(recipe.get(name))},
+        "base_model": {"hub_id": base, "name": base or Path(model).name},
         "repo_id": recipe.get("hub_model_id"),
-        "parity": read_parity(onnx_folder),
-        "definitions": {definition["name"]: _public_definition(definition) for definition in corpora},
+        "parity": read_parity(onnx_folder, allow_unverified=allow_unverified),
+        "definitions": {name: _public_definition(name, source) for name, source in tested.items()},
+        "training": {**training, "corpora": {name: _public_definition(name, trained[name]) for name in trained}},
+    }
+    return presented(document, publishing)
+
+
+def presented(document: Mapping[str, Any], publishing: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a card with the `PUBLISHING_FIELDS` that are given now; those that are not stay as they were."""
+    given = {name: publishing[name] for name in PUBLISHING_FIELDS if publishing.get(name)}
+    repo_id = given.pop("hub_model_id", document["repo_id"])
+    recipe = {**document["recipe"], **given}
+    base = given.get("base_model")
+    return {
+        **document,
+        "recipe": {name: recipe[name] for name in SHOWN_FIELDS if name in recipe},
+        "base_model": {"hub_id": base, "name": base} if base else document["base_model"],
+        "repo_id": repo_id,
     }
 
 
-def read_parity(onnx_folder: str | Path) -> dict[str, Any]:
+def read_parity(onnx_folder: str | Path, *, allow_unverified: bool = False) -> dict[str, Any]:
     """The measured values of the gate that an exported folder passed.
 
-    Raises `PublishError` when parity.json is missing, is no JSON object, or says that the gate did not pass.
+    With `allow_unverified`, those of one that it did not pass, or {"passed": False} alone where there are none.
+
+    Raises `PublishError` when parity.json is no JSON object, and without `allow_unverified` when it is missing, or says that
+    the gate did not pass.
     """
     path = Path(onnx_folder) / "parity.json"
+    if allow_unverified and not path.is_file():
+        return {"passed": False}
     parity = read_object(path, "qat-plugin export")
-    if parity.get("passed") is not True:
-        raise PublishError(
-            f"{path}: `passed` is {parity.get('passed')!r}: these files do not compute what was trained; "
-            "run `qat-plugin export` again"
-        )
-    return parity
+    if parity.get("passed") is True:
+        return parity
+    if allow_unverified:
+        return {**parity, "passed": False}
+    raise PublishError(
+        f"{path}: `passed` is {parity.get('passed')!r}: these files do not compute what was trained; "
+        "run `qat-plugin export` again"
+    )
 
 
 def read_object(path: Path, command: str) -> dict[str, Any]:
@@ -124,11 +174,14 @@ def read_object(path: Path, command: str) -> dict[str, Any]:
     return value
 
 
-def _without_speakers(measurements: Mapping[str, Any]) -> dict[str, Any]:
-    """Who was hard to understand is nobody's business but the evaluator's."""
+def _with_rates(measurements: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: {figure: value for figure, value in measurement.items() if figure != "worst_speakers"}
-        for name, measurement in measurements.items()
+        name: {
+            **measured,
+            "insertion_rate": round(measured["insertions"] / measured["reference_words"], 6),
+            "looping_rate": round(measured["looping"] / measured["utterances"], 6),
+        }
+        for name, measured in measurements.items()
     }
 
 
@@ -136,25 +189,28 @@ def _is_set(value: Any) -> bool:
     return value is not None and value != []
 
 
-def _public(name: str, value: Any) -> Any:
-    """A recipe value as others may see it: of local paths, the last part of a model's and the last two of data's."""
+def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]]) -> Any:
+    """A recipe value as others may see it: of local paths, the last part of a model's and the last two of data's.
+
+    A corpus whose definition was given by its path goes by its name; `corpora` are those of all, in the recipe's order.
+    """
     if name in _MODEL_FIELDS:
-        return value if _hub_id(value) else Path(value).name
+        return value if hub_id(value) else Path(value).name
     if name in _PATH_FIELDS:
         return ["/".join(Path(entry).parts[-2:]) if _is_path(entry) else entry for entry in value]
+    if name in _NAME_FIELDS:
+        return [corpora[name][i] if _is_path(entry) else entry for i, entry in enumerate(value)]
     return value
 
 
-def _public_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
-    public = {name: definition.get(name) for name in _DEFINITION_FIELDS}
-    return {**public, "hub_id": _hub_id(definition.get("path")) if definition["source"] == "hub" else None}
-
-
-def _hub_id(name: str | None) -> str | None:
-    """`name` if it is a Hub id; None for a local folder, which may look like one."""
-    if name is None or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or Path(name).exists():
-        return None
-    return name
+def _public_definition(name: str, definition: Mapping[str, Any] | None) -> dict[str, Any]:
+    if definition is None or "path" not in definition:
+        raise PublishError(
+            f"the results do not say where the corpus {name!r} comes from, they are of an earlier version: delete "
+            "evaluation/results.json and run `qat-plugin evaluate` again; transcripts are kept"
+        )
+    public = {field: definition.get(field) for field in _DEFINITION_FIELDS}
+    return {**public, "hub_id": hub_id(definition["path"])}
 
 
 def _is_path(entry: str) -> bool:

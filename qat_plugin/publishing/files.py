@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from typing import Any, Literal
 from qat_plugin.errors import PublishError
 from qat_plugin.files import sha256_of
 from qat_plugin.publishing.card import ARM, card_metadata, render_card
-from qat_plugin.publishing.document import read_object, read_parity
+from qat_plugin.publishing.document import presented, read_object, read_parity, write_document
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 
 Change = Literal["new", "changed", "unchanged", "unknown"]
@@ -52,22 +54,51 @@ def split_remaining(present: Iterable[str], files: Iterable[PlannedFile]) -> tup
 def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
     """The files of an exported folder and of its card, under the names that they have in a repo.
 
-    Raises `PublishError` when the folder has no parity.json or one that failed, the files are not those that were
-    measured, or the card or its evaluation results show other figures than the results beside them.
+    Raises `PublishError` when the files are not those that were measured, or the card or its evaluation results show other
+    figures than the results beside them.
     """
-    read_parity(folder)
     document = read_document(card_folder)
+    _check_card(card_folder, document)
     files = _collect(folder, card_folder)
     _check_measured(folder, document, files)
-    _check_card(card_folder, document)
     return files
+
+
+@contextlib.contextmanager
+def card_as_published(
+    folder: Path, card_folder: Path, publishing: Mapping[str, Any], *, allow_unverified: bool
+) -> Iterator[Path]:
+    """A folder with the card as `publishing` presents it (see `presented`) and with the parity of the ONNX `folder`:
+    `card_folder` where it is that already, else one that is gone afterwards.
+
+    Raises `PublishError` when the gate did not pass and `allow_unverified` is not set, or the card would have to be rendered
+    again, but was edited by hand.
+    """
+    parity = read_parity(folder, allow_unverified=allow_unverified)
+    document = read_document(card_folder)
+    wanted = {**presented(document, publishing), "parity": parity}
+    if wanted == document:
+        yield card_folder
+        return
+    _check_card(card_folder, document)
+    card = card_folder / "README.md"
+    if card.read_text(encoding="utf8") != render_card(document):
+        before, now = ({**d["recipe"], "hub_model_id": d["repo_id"], "parity": d["parity"]} for d in (document, wanted))
+        other = [f"{name} {before.get(name)!r}, not {now[name]!r}" for name in now if before.get(name) != now[name]]
+        raise PublishError(
+            f"{card} was edited by hand and says {'; '.join(other)}: run `qat-plugin card` with the values of now, then "
+            "edit it again"
+        )
+    with tempfile.TemporaryDirectory() as rendered:
+        write_document(wanted, Path(rendered))
+        yield Path(rendered)
 
 
 def read_document(card_folder: Path) -> dict[str, Any]:
     """What the card was rendered from. Raises `PublishError` when `card_folder` is not what `write_card` wrote."""
     path = card_folder / "results.json"
     document = read_object(path, "qat-plugin card")
-    if ARM not in document.get("arms", {}) or "definitions" not in document:
+    if ARM not in document.get("arms", {}) or "training" not in document:
         raise PublishError(f"{path} is not what `qat-plugin card` writes, or holds no arm {ARM!r}: run it again")
     return document
 
@@ -78,10 +109,7 @@ def planned(name: str, path: Path) -> PlannedFile:
 
 
 def _collect(folder: Path, card_folder: Path) -> list[PlannedFile]:
-    card = card_folder / "README.md"
-    if not card.is_file():
-        raise PublishError(f"{card} is missing: run `qat-plugin card` first")
-    paths = {"README.md": card}
+    paths = {"README.md": card_folder / "README.md"}
     if (card_folder / EVAL_RESULTS_FILE).is_file():
         paths[EVAL_RESULTS_FILE] = card_folder / EVAL_RESULTS_FILE
     for path in sorted(folder.rglob("*")):
@@ -117,6 +145,8 @@ def _check_measured(folder: Path, document: Mapping[str, Any], files: list[Plann
 def _check_card(card_folder: Path, document: Mapping[str, Any]) -> None:
     """Prose may be edited by hand; the tables, the model-index and the evaluation results are those of the results."""
     card, eval_results = card_folder / "README.md", card_folder / EVAL_RESULTS_FILE
+    if not card.is_file():
+        raise PublishError(f"{card} is missing: run `qat-plugin card` first")
     tables = [line for line in render_card(document).splitlines() if line.startswith("|")]
     model_index = card_metadata(document).to_yaml().partition("model-index:")[2].splitlines()
     present = set(card.read_text(encoding="utf8").splitlines())

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from qat_plugin.errors import PublishError
 from qat_plugin.files import sha256_of
 from qat_plugin.publishing.files import (
     PlannedFile,
+    card_as_published,
     checked_files,
     describe_files,
     planned,
@@ -35,7 +39,14 @@ class FolderReport:
 
 
 def publish_to_folder(
-    folder: str | Path, card_folder: str | Path, target: str | Path, *, dry_run: bool = False, page: bool = False
+    folder: str | Path,
+    card_folder: str | Path,
+    target: str | Path,
+    *,
+    dry_run: bool = False,
+    page: bool = False,
+    publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
 ) -> FolderReport:
     """Write the files that `push` would send to the folder `target`, which may hold an earlier publication.
 
@@ -43,11 +54,14 @@ def publish_to_folder(
     Arguments and refusals are those of `push`. Raises `PublishError` besides when `target` holds something else.
     """
     folder, target = Path(folder), Path(target)
-    files = checked_files(folder, Path(card_folder))
-    with tempfile.TemporaryDirectory() as rendered:
+    with (
+        card_as_published(folder, Path(card_folder), publishing, allow_unverified=allow_unverified) as card,
+        tempfile.TemporaryDirectory() as rendered,
+    ):
+        files = checked_files(folder, card)
         if page:
             path = Path(rendered) / "index.html"
-            path.write_text(render_page(read_document(Path(card_folder)), None), encoding="utf8")
+            path.write_text(render_page(read_document(card), None), encoding="utf8")
             files.append(planned(path.name, path))
         return _publish(folder, files, target, dry_run)
 

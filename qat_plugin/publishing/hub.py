@@ -94,20 +94,41 @@ def send(api: HfApi, report: PushReport, message: str, *, create_pr: bool = Fals
             )
         )
 
-        def commit() -> CommitInfo:
+        attempts = 0
+
+        def commit() -> CommitInfo | None:
+            nonlocal attempts
+            attempts += 1
+            # Of an earlier attempt only the answer may have been lost.
+            if attempts > 1 and _has_arrived(api, report):
+                return None
             return api.create_commit(
                 repo_id, operations, repo_type=repo_type, revision=revision, commit_message=message, create_pr=create_pr
             )
 
         # A pull request once: were only the answer lost, a second attempt would open a second one.
         sent = commit() if create_pr else _persist(commit)
+        if sent is None:
+            head = _persist(lambda: api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha)
+            folder = "" if repo_type == "model" else f"{repo_type}s/"
+            commit_url, pr_url = f"{api.endpoint}/{folder}{repo_id}/commit/{head}", None
+        else:
+            commit_url, pr_url = str(sent.commit_url), sent.pr_url
     except _UPLOAD_ERRORS as error:
         raise PublishError(
             f"{repo_id}: the Hub did not take the upload ({_one_line(error)}); check that the token may write "
             "there and run push again: files that arrived are not sent twice"
         ) from error
-    print(f"pushed: {sent.pr_url or sent.commit_url}")
-    return dataclasses.replace(report, commit_url=str(sent.commit_url), pull_request_url=sent.pr_url)
+    print(f"pushed: {pr_url or commit_url}")
+    return dataclasses.replace(report, commit_url=commit_url, pull_request_url=pr_url)
+
+
+def _has_arrived(api: HfApi, report: PushReport) -> bool:
+    """Whether the branch holds by now what `report` plans to send."""
+    _, remote = _remote_files(api, report.repo_id, report.repo_type, report.revision)
+    present = remote or {}
+    arrived = all(_change(file, present.get(file.name)) == "unchanged" for file in report.files)
+    return arrived and not any(name in present for name in report.removed)
 
 
 def _persist(request: Callable[[], Result]) -> Result:

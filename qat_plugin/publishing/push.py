@@ -8,12 +8,16 @@ to (`subfolder: ""`), so that one copy of the graphs serves everyone.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from huggingface_hub import HfApi
 
 from qat_plugin.errors import PublishError
-from qat_plugin.publishing.files import checked_files, planned, read_document
+from qat_plugin.publishing.document import presented
+from qat_plugin.publishing.files import card_as_published, checked_files, planned, read_document
 from qat_plugin.publishing.hub import PushReport, check_repo_id, find_token, plan, send
 from qat_plugin.publishing.space import render_page, render_space_card
 
@@ -28,6 +32,8 @@ def push(
     create_pr: bool = False,
     revision: str | None = None,
     token: str | None = None,
+    publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
 ) -> PushReport:
     """Create the Hub repo `repo_id` if need be and commit an ONNX folder with its card.
 
@@ -35,25 +41,29 @@ def push(
     is created where it is missing (default: main). `create_pr` opens a pull request on it instead, for repos of others.
     `token` defaults to HF_TOKEN or to that of `hf auth login`. The server is HF_ENDPOINT, or the Hub. Prints the repo, the
     files with sizes and sha256, and what changes; `dry_run` sends nothing and needs no token. Requests that fail for
-    reasons that may pass are tried again; only the changed files are sent, and nothing where none changed.
+    reasons that may pass are tried again; only the changed files are sent, and nothing where none changed. The card
+    that is sent names `repo_id`, and presents the model as `publishing` says, see `document.presented`. With
+    `allow_unverified`, files that did not pass the parity gate are taken, and the card says that they did not.
 
     Raises `PublishError` when the repo id is not `user/name`, the folder has no parity.json or one that failed, the
-    files are not those that were measured, the card shows other figures, there is no token, the repo is public
+    files are not those that were measured, the card shows other figures or was edited by hand for another repo, there is no token, the repo is public
     although `private` is asked, a pull request has no branch to go to, or the Hub refuses.
     """
     check_repo_id(repo_id)
-    files = checked_files(Path(folder), Path(card_folder))
-    token = find_token(token, required=not dry_run)
-    api = HfApi(token=token)
-    report = plan(api, repo_id, revision or "main", private, files, offline_is_fatal=not dry_run)
-    if create_pr and (report.creates_repo or report.creates_branch):
-        missing = f"revision {report.revision}" if report.creates_branch else "repo"
-        raise PublishError(f"{repo_id}: there is no such {missing} for a pull request: push without `create_pr`")
-    print(report)
-    if dry_run:
-        print("dry run: nothing was created or sent")
-        return report
-    return send(api, report, "Upload quantized ONNX and model card", create_pr=create_pr)
+    presentation = {**publishing, "hub_model_id": repo_id}
+    with card_as_published(Path(folder), Path(card_folder), presentation, allow_unverified=allow_unverified) as card:
+        files = checked_files(Path(folder), card)
+        token = find_token(token, required=not dry_run)
+        api = HfApi(token=token)
+        report = plan(api, repo_id, revision or "main", private, files, offline_is_fatal=not dry_run)
+        if create_pr and (report.creates_repo or report.creates_branch):
+            missing = f"revision {report.revision}" if report.creates_branch else "repo"
+            raise PublishError(f"{repo_id}: there is no such {missing} for a pull request: push without `create_pr`")
+        print(report)
+        if dry_run:
+            print("dry run: nothing was created or sent")
+            return report
+        return send(api, report, "Upload quantized ONNX and model card", create_pr=create_pr)
 
 
 def push_space(
@@ -63,6 +73,7 @@ def push_space(
     dry_run: bool = False,
     revision: str | None = None,
     token: str | None = None,
+    publishing: Mapping[str, Any] = MappingProxyType({}),
 ) -> PushReport:
     """Make or renew the static Space `repo_id`, whose page runs the model `repo_id` in its visitors' browsers.
 
@@ -71,7 +82,7 @@ def push_space(
     visitors' browsers could not load it.
     """
     check_repo_id(repo_id)
-    document = read_document(Path(card_folder))
+    document = presented(read_document(Path(card_folder)), {**publishing, "hub_model_id": repo_id})
     token = find_token(token, required=not dry_run)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ def render_space_card(document: Mapping[str, Any], model: str) -> str:
     metadata = SpaceCardData(
         title=card_title(document)[:60],
         sdk="static",
-        license=document["recipe"]["model_license"],
+        license=document["recipe"].get("model_license"),
         models=[model],
         emoji="🎙️",
         short_description="Quantized Whisper in your browser",

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from qat_plugin.data.loading import Corpus
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
 from qat_plugin.prompt import is_multilingual
@@ -25,6 +26,12 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
         self.labels = labels
         self.indices = [i for i, label in enumerate(labels) if label is not None]
         self.durations = [dataset.durations[i] for i in self.indices]
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """See `TrainingDataset`."""
+        corpora: list[Corpus] = self.dataset.corpora
+        return corpora
 
     def __len__(self) -> int:
         return len(self.indices)

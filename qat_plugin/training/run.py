@@ -33,6 +33,7 @@ from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights
 from qat_plugin.training.pseudo_labels import pseudo_labels
 from qat_plugin.training.ptq import quantize_without_training
+from qat_plugin.training.record import write_record
 from qat_plugin.training.sensitivity import Sensitivity, measure_sensitivity
 from qat_plugin.training.trainer import QATTrainer
 
@@ -232,6 +233,7 @@ def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> Non
     if trainer.is_world_process_zero():
         trainer.qat.finish(trainer.accelerator.unwrap_model(trainer.model), folder)
         trainer.processing_class.save_pretrained(folder)
+        write_record(trainer, folder)
     # No process goes on to what reads the checkpoint before it is written.
     trainer.accelerator.wait_for_everyone()
 

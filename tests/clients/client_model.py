@@ -31,10 +31,10 @@ def installed(package: str) -> bool:
 
 
 def make_model(root: Path, target: str | None, external_data_bytes: int = 10**9) -> tuple[Path, Path]:
-    """ONNX folder and card folder of a random Whisper that speaks 20 tokens, none of them a time; None: a float one."""
+    """ONNX folder and card folder of a random Whisper that speaks 20 tokens, none of them special; None: a float one."""
     source, checkpoint = save_tiny_whisper(root / "tiny", max_target_positions=24), root / "checkpoint"
     model = load_whisper(source)
-    model.generation_config.suppress_tokens = list(range(model.config.vocab_size - 1501, model.config.vocab_size))
+    model.generation_config.suppress_tokens = list(range(model.config.eos_token_id + 1, model.config.vocab_size))
     if target is None:
         model.save_pretrained(source)
         checkpoint = source

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from synthetic_speech import make_corpus
 
-from qat_plugin.data.corpora import find_corpora, find_corpus, known_corpora, read_definition
+from qat_plugin.data.corpora import CorpusDefinition, find_corpora, find_corpus, known_corpora, read_definition
 from qat_plugin.errors import DataError
 
 
@@ -58,11 +59,9 @@ def test_malformed_manifest_entry(entry: str) -> None:
 def test_definitions_of_the_current_folder_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "recipes" / "corpora"
     folder.mkdir(parents=True)
-    for name in ("ours", "mtedx"):
-        (folder / f"{name}.json").write_text(json.dumps({"source": "manifest", "path": "mine.jsonl"}))
+    (folder / "ours.json").write_text(json.dumps({"source": "manifest", "path": "mine.jsonl"}))
     monkeypatch.chdir(tmp_path)
     assert find_corpus("ours").path == str((folder / "mine.jsonl").resolve())
-    assert find_corpus("mtedx").source == "hub"  # the project's own
 
 
 def test_own_data_by_path(tmp_path: Path) -> None:
@@ -104,5 +103,30 @@ def test_broken_definition(tmp_path: Path, content: str, message: str) -> None:
 
 def test_two_corpora_of_one_name(tmp_path: Path) -> None:
     first, second = make_corpus(tmp_path / "a" / "calls", [{}]), make_corpus(tmp_path / "b" / "calls", [{}])
-    with pytest.raises(DataError, match=r"two corpora are named 'calls'"):
+    message = f"two corpora are named 'calls': those of '{first}' and '{second}'"
+    with pytest.raises(DataError, match=re.escape(message)):
         find_corpora([str(first), str(second)])
+
+
+def test_a_definition_of_the_current_folder_does_not_pass_for_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = known_corpora()["mtedx"]
+    own = tmp_path / "recipes" / "corpora" / "mtedx.json"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(shipped.read_bytes())
+    assert find_corpus("mtedx") == read_definition(shipped)
+    own.write_text(json.dumps({**json.loads(shipped.read_text()), "split": "other"}))
+    with pytest.raises(DataError, match=r"corpus 'mtedx' has two definitions, .*: give the path of the one you mean"):
+        find_corpus("mtedx")
+    assert find_corpus(str(own)).split == "other" and find_corpus(str(own)).name == "mtedx"
+
+
+def test_the_source_of_a_corpus_names_the_commit_that_was_read() -> None:
+    definition = CorpusDefinition("speech", "hub", "someone/speech", split="test", revision="main", license="cc0-1.0")
+    assert definition.source_of("0123abc")["revision"] == "0123abc"
+    assert definition.source_of() == {
+        "source": "hub", "path": "someone/speech", "config": None, "split": "test", "revision": "main", "task_id": None,
+        "license": "cc0-1.0", "description": "",
+    }  # fmt: skip

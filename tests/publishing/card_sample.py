@@ -16,18 +16,22 @@ HYPOTHESES = {
 }
 SECONDS = {"fp": 0.125, "ptq-rtn": 0.0625, "qat": 0.0625}
 GRAPHS = {"fp": 40_000, "ptq-rtn": 9_000, "qat": 9_100}
-DEFINITIONS = [
-    {"name": "studio", "source": "hub", "path": "someone/studio-fr", "config": "fr", "split": "test",
-     "revision": "1234abc", "license": "cc0-1.0", "description": "", "audio_column": None},
-    {"name": "calls", "source": "private", "path": "/home/me/secret/calls.jsonl", "description": "calls | unpublished"},
-    {"name": "big-fr", "source": "hub", "path": "someone/big-fr"},
-]  # fmt: skip
+SOURCES = {
+    "studio": {"source": "hub", "path": "someone/studio-fr", "config": "fr", "split": "test",
+               "revision": "1234abc", "license": "cc0-1.0", "description": ""},
+    "calls": {"source": "manifest", "path": "/home/me/secret/calls.jsonl", "description": "calls | unpublished"},
+}  # fmt: skip
+TRAINING = {
+    "corpora": {"big-fr": {"source": "hub", "path": "someone/big-fr"},
+                "studio": {"source": "manifest", "path": "/home/me/secret/mine/manifest.jsonl"}},
+    "samples": 812, "seconds": 9540.5, "device": "Some GPU", "processes": 2,
+}  # fmt: skip
 RECIPE = {
     "model_name_or_path": "openai/whisper-tiny", "language": "french", "task": "transcribe",
     "train_corpora": ["big-fr"], "train_data": ["/home/me/secret/mine/manifest.jsonl"], "target": "int4",
     "group_size": 64, "skip_modules": ["model.decoder.layers.0.fc1"], "learning_rate": 5e-6, "max_steps": 120,
     "max_train_samples": None, "corpora": ["studio", "calls"], "model_license": "apache-2.0", "model_title": None,
-    "output_dir": "/home/me/secret/out", "hub_model_id": "tester/model", "normalizer": "basic", "bf16": False,
+    "output_dir": "/home/me/secret/out", "hub_model_id": "tester/whisper-tiny-int4", "normalizer": "basic", "bf16": False,
 }  # fmt: skip
 PARITY = {
     "passed": True,
@@ -74,8 +78,21 @@ def measure(root: Path, folders: dict[str, Path], recipe: dict[str, Any]) -> Pat
             file.finish(lines)
     results = collect_results(
         root, folders, ["studio", "calls"], normalizer="basic", recipe=recipe,
-        step_seconds={"train": 754.2, "export_qat": 31.0}, git_commit="abcdef0", resamples=200,
+        step_seconds={"train": 754.2, "export_qat": 31.0}, git_commit="abcdef0", resamples=200, sources=SOURCES,
     )  # fmt: skip
+    results["training"] = TRAINING
     path = root / "results.json"
     path.write_text(json.dumps(results), encoding="utf8")
     return path
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+BENCHMARK = {"task_id": "french", "revision": COMMIT}
+
+
+def set_source(results_file: Path, corpus: str, **changed: str | None) -> Path:
+    """The results file with another origin of a corpus."""
+    results = json.loads(results_file.read_text(encoding="utf8"))
+    results["corpora"][corpus]["source"] |= changed
+    results_file.write_text(json.dumps(results), encoding="utf8")
+    return results_file

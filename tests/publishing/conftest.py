@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from card_sample import DEFINITIONS, HYPOTHESES, RECIPE, make_onnx_folder, measure
+from card_sample import HYPOTHESES, RECIPE, make_onnx_folder, measure
 from hub_server import hub  # noqa: F401
 
 from qat_plugin.publishing import write_card
@@ -32,4 +32,4 @@ def results(results_file: Path) -> dict[str, Any]:
 @pytest.fixture
 def card_folder(tmp_path: Path, results_file: Path, onnx_folders: dict[str, Path]) -> Path:
     """Folder of the card of `results`."""
-    return write_card(results_file, onnx_folders["qat"], tmp_path / "card", corpora=DEFINITIONS).parent
+    return write_card(results_file, onnx_folders["qat"], tmp_path / "card").parent

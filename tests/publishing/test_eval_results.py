@@ -7,7 +7,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import yaml
-from card_sample import DEFINITIONS
+from card_sample import BENCHMARK, COMMIT, set_source
 from hub_server import Hub
 from huggingface_hub import ModelCard
 
@@ -15,15 +15,13 @@ from qat_plugin.publishing import push, render_card, write_card
 from qat_plugin.publishing.document import card_document
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-STUDIO, *OTHERS = DEFINITIONS
-BENCHMARK = {**STUDIO, "task_id": "french", "revision": COMMIT}
 REPO = "tester/whisper-tiny-int4"
 
 
 @pytest.fixture
 def document(results: dict[str, Any], onnx_folders: dict[str, Path]) -> dict[str, Any]:
-    return card_document(results, onnx_folders["qat"], corpora=[BENCHMARK, *OTHERS])
+    results["corpora"]["studio"]["source"] |= BENCHMARK
+    return card_document(results, onnx_folders["qat"])
 
 
 def entries(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,13 +77,13 @@ def test_what_is_no_benchmark_stays_in_the_model_index_alone(
 ) -> None:
     file = card_folder / EVAL_RESULTS_FILE
     assert not file.exists()
-    write_card(results_file, onnx_folders["qat"], card_folder, corpora=[BENCHMARK, *OTHERS])
+    write_card(set_source(results_file, "studio", **BENCHMARK), onnx_folders["qat"], card_folder)
     (entry,) = yaml.safe_load(file.read_text())
     card = ModelCard.load(card_folder / "README.md")
     shown = {result.dataset_name: result.metric_value for result in card.data.eval_results}
     assert shown == {"studio": entry["value"], "calls": 0.0}
     # A card of other corpora leaves none of them behind.
-    write_card(results_file, onnx_folders["qat"], card_folder, corpora=DEFINITIONS)
+    write_card(set_source(results_file, "studio", task_id=None), onnx_folders["qat"], card_folder)
     assert not file.exists()
 
 
@@ -94,7 +92,7 @@ def test_it_is_pushed_with_the_card_and_goes_when_it_is_no_longer_true(
 ) -> None:
     hub.patch(monkeypatch)
     folder, card = onnx_folders["qat"], tmp_path / "card"
-    write_card(results_file, folder, card, corpora=[BENCHMARK, *OTHERS])
+    write_card(set_source(results_file, "studio", **BENCHMARK), folder, card)
     push(folder, card, REPO)
     sent = hub.files(REPO)
     assert sent[EVAL_RESULTS_FILE] == (card / EVAL_RESULTS_FILE).read_bytes()
@@ -102,6 +100,6 @@ def test_it_is_pushed_with_the_card_and_goes_when_it_is_no_longer_true(
     assert yaml.safe_load(sent[EVAL_RESULTS_FILE])[0]["value"] == round(
         100 * document["measurements"]["qat"]["studio"]["wer"], 2
     )
-    write_card(results_file, folder, card, corpora=DEFINITIONS)
+    write_card(set_source(results_file, "studio", task_id=None), folder, card)
     assert push(folder, card, REPO).removed == (EVAL_RESULTS_FILE,)
     assert EVAL_RESULTS_FILE not in hub.files(REPO)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from card_sample import DEFINITIONS
+from card_sample import BENCHMARK, set_source
 
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing import publish_to_folder, write_card
@@ -44,13 +44,20 @@ def test_again_only_what_changed_is_written(folder: Path, card_folder: Path, tmp
 def test_figures_of_an_earlier_publication_go(
     folder: Path, results_file: Path, tmp_path: Path, card_folder: Path
 ) -> None:
-    benchmark = [{**DEFINITIONS[0], "task_id": "french"}, *DEFINITIONS[1:]]
-    write_card(results_file, folder, card_folder, corpora=benchmark)
+    write_card(set_source(results_file, "studio", **BENCHMARK), folder, card_folder)
     publish_to_folder(folder, card_folder, tmp_path / "model")
     assert (tmp_path / "model" / EVAL_RESULTS_FILE).is_file()
-    write_card(results_file, folder, card_folder, corpora=DEFINITIONS)
+    write_card(set_source(results_file, "studio", task_id=None), folder, card_folder)
     publish_to_folder(folder, card_folder, tmp_path / "model")
     assert not (tmp_path / "model" / EVAL_RESULTS_FILE).exists()
+
+
+def test_a_folder_gets_the_card_as_it_is_presented_now(folder: Path, card_folder: Path, tmp_path: Path) -> None:
+    before = (card_folder / "README.md").read_text()
+    publish_to_folder(folder, card_folder, tmp_path / "model", page=True, publishing={"model_title": "Écoute"})
+    assert "\n# Écoute\n" in (tmp_path / "model" / "README.md").read_text()
+    assert "<h1>Écoute</h1>" in (tmp_path / "model" / "index.html").read_text()
+    assert (card_folder / "README.md").read_text() == before and "Écoute" not in before
 
 
 def test_dry_run_writes_nothing(

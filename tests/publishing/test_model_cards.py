@@ -1,6 +1,8 @@
 """Every committed card is what its committed results render to: no figure was typed."""
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,10 @@ def test_card_is_rendered_from_its_results(path: Path) -> None:
 def test_no_card_is_without_results() -> None:
     cards = {path.parent for path in MODEL_CARDS.glob("*/README.md")}
     assert cards == {path.parent for path in RESULTS}
+
+
+def test_the_readme_says_where_the_template_is() -> None:
+    readme = (MODEL_CARDS / "README.md").read_text(encoding="utf8")
+    (target,) = re.findall(r"\]\((\S+\.jinja)\)", readme)
+    assert (MODEL_CARDS / target).resolve() == Path(inspect.getfile(render_card)).parent / "templates" / "card.md.jinja"
+    assert (MODEL_CARDS / target).is_file()

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from card_sample import DEFINITIONS, RECIPE, measure
-from hub_server import TOKEN, Hub, Repo
+from card_sample import RECIPE, measure
+from hub_server import LOST, TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
 from qat_plugin.errors import PublishError
-from qat_plugin.publishing import push, write_card
+from qat_plugin.publishing import publish_to_folder, push, write_card
 
 REPO = "tester/whisper-tiny-int4"
 
@@ -67,6 +67,36 @@ def test_a_second_push_sends_only_what_changed(
     assert not [request for request in online.requests if request.startswith("PUT")]
     assert online.files(REPO)["README.md"].endswith(b"A remark by hand.\n")
     assert f"1 of 6 files to send, {card.stat().st_size:,} bytes" in capsys.readouterr().out
+
+
+def test_the_card_that_is_sent_is_that_of_its_repo(
+    online: Hub, folder: Path, card_folder: Path, results_file: Path, tmp_path: Path
+) -> None:
+    kept = (card_folder / "README.md").read_text()
+    push(
+        folder,
+        card_folder,
+        "tester-org/other",
+        publishing={"model_license": "mit", "base_model": "openai/whisper-small"},
+    )
+    sent = online.files("tester-org/other")["README.md"].decode()
+    assert 'repo = "tester-org/other"' in sent and REPO not in sent
+    assert "\nlicense: mit\n" in sent and "\nbase_model: openai/whisper-small\n" in sent
+    assert (card_folder / "README.md").read_text() == kept
+    # What is not given now stays as the card has it.
+    write_card(results_file, folder, tmp_path / "own", publishing={"model_license": "cc0-1.0", "model_title": "Mine"})
+    push(folder, tmp_path / "own", REPO, publishing={"model_license": None})
+    own = online.files(REPO)["README.md"].decode()
+    assert "\nlicense: cc0-1.0\n" in own and "\n# Mine\n" in own
+
+
+def test_a_card_edited_by_hand_is_not_rendered_over(online: Hub, folder: Path, card_folder: Path) -> None:
+    card = card_folder / "README.md"
+    card.write_text(card.read_text() + "\nA remark by hand.\n")
+    says = f"was edited by hand and says hub_model_id '{REPO}', not 'tester/other': run `qat-plugin card`"
+    with pytest.raises(PublishError, match=says):
+        push(folder, card_folder, "tester/other")
+    assert online.requests == []
 
 
 def test_another_revision_is_a_branch_of_its_own(online: Hub, folder: Path, card_folder: Path) -> None:
@@ -163,6 +193,24 @@ def test_only_a_verified_export_is_published(online: Hub, folder: Path, card_fol
     assert online.requests == []
 
 
+@pytest.mark.parametrize("parity", [None, '{"passed": false}'])
+def test_an_unverified_export_is_published_when_asked_and_its_card_says_so(
+    online: Hub, onnx_folders: dict[str, Path], tmp_path: Path, parity: str | None
+) -> None:
+    folder = onnx_folders["qat"]
+    path = folder / "parity.json"
+    path.unlink() if parity is None else path.write_text(parity)
+    measured = measure(tmp_path / "again", onnx_folders, RECIPE)
+    card = write_card(measured, folder, tmp_path / "card", allow_unverified=True).parent
+    with pytest.raises(PublishError, match=r"parity\.json.*run `qat-plugin export` (first|again)"):
+        push(folder, card, REPO)
+    assert online.requests == []
+    push(folder, card, REPO, allow_unverified=True)
+    publish_to_folder(folder, card, tmp_path / "published", allow_unverified=True)
+    for text in (online.files(REPO)["README.md"].decode(), (tmp_path / "published" / "README.md").read_text()):
+        assert "**Not verified.** The check against the trained model" in text
+
+
 def test_other_files_than_the_measured_ones_are_refused(online: Hub, folder: Path, card_folder: Path) -> None:
     graph = folder / "encoder_model.onnx"
     before = graph.read_bytes()
@@ -190,7 +238,7 @@ def test_a_card_of_other_results_is_refused(
     with pytest.raises(PublishError, match=r"README\.md does not show the results beside it.*value: 12\.5.*card"):
         push(onnx_folders["qat"], card_folder, REPO)
     # Rendered again, it is taken.
-    write_card(results_file, onnx_folders["qat"], card_folder, corpora=DEFINITIONS)
+    write_card(results_file, onnx_folders["qat"], card_folder)
     push(onnx_folders["qat"], card_folder, REPO)
 
 
@@ -236,6 +284,21 @@ def test_what_fails_for_a_moment_is_tried_again(
         expected_files(folder, card_folder)
     )
     assert len(online.repo(REPO).commits) == 2
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_again(
+    online: Hub, folder: Path, card_folder: Path, impatient: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.fail("POST /api/models/.*/commit/.*", LOST)
+    report = push(folder, card_folder, REPO)
+    repo = online.repo(REPO)
+    assert [commit.message for commit in repo.commits.values()] == [
+        "initial commit",
+        "Upload quantized ONNX and model card",
+    ]
+    assert report.commit_url == f"{online.endpoint}/{REPO}/commit/{repo.branches['main']}"
+    assert "trying again" in capsys.readouterr().out
+    assert online.files(REPO).items() >= expected_files(folder, card_folder).items()
 
 
 def test_what_goes_on_failing_is_an_error_and_the_next_push_mends_it(
@@ -299,7 +362,7 @@ def test_hidden_files_and_a_readme_of_the_folder_stay_at_home(online: Hub, folde
     (folder / ".cache" / "lock").write_text("x")
     (folder / "README.md").write_text("an old card")
     folders = {arm: folder.parent / arm for arm in ("fp", "ptq-rtn", "qat")}
-    card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2", corpora=DEFINITIONS)
+    card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2")
     push(folder, card.parent, REPO)
     sent = online.files(REPO)
     assert not [name for name in sent if ".cache" in name]
@@ -320,7 +383,7 @@ def test_a_pushed_model_transcribes_by_its_hub_id(
     export_onnx(read_checkpoint(tiny_whisper_dir), folder)
     (folder / "parity.json").write_text((onnx_folders["qat"] / "parity.json").read_text())
     measured = measure(tmp_path / "evaluation", {**onnx_folders, "qat": folder}, RECIPE)
-    card = write_card(measured, folder, tmp_path / "card", corpora=DEFINITIONS)
+    card = write_card(measured, folder, tmp_path / "card")
     push(folder, card.parent, REPO, private=True, revision="tiny")
 
     features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))

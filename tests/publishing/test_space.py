@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from card_sample import DEFINITIONS, RECIPE
+from card_sample import RECIPE
 from hub_server import Hub
 
 from qat_plugin.errors import PublishError
@@ -26,7 +26,7 @@ def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 @pytest.fixture
 def document(results: dict[str, Any], onnx_folders: dict[str, Path]) -> dict[str, Any]:
-    return card_document(results, onnx_folders["qat"], corpora=DEFINITIONS)
+    return card_document(results, onnx_folders["qat"])
 
 
 def settings_of(page: str) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def test_the_page_shows_the_measured_figures(document: dict[str, Any]) -> None:
         assert f"{100 * document['pooled'][arm]['wer']:.1f}" in row
         assert f"{document['arms'][arm]['bytes'] / 1e6:.1f} MB" in row
         assert ('class="this"' in row) == (arm == "qat")
+    assert "normalized by “basic”, Whisper’s BasicTextNormalizer" in page.replace("&#39;", "’")
     assert settings_of(page)["bytes"] == document["arms"]["qat"]["bytes"]
     assert settings_of(page)["generate"] == {"language": "fr", "task": "transcribe"}
 

@@ -1,0 +1,87 @@
+"""The last steps of a run: card → push. They need none of the models."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from qat_plugin.arms import TRAINED
+from qat_plugin.errors import RecipeError, WorkspaceError
+from qat_plugin.recipe import Recipe
+from qat_plugin.workspace import Workspace, say
+
+
+def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False) -> None:
+    """Render the model card: what was measured from the results, how the model is presented from the recipe of now."""
+    from qat_plugin.publishing import write_card
+
+    say("card", f"from {workspace.results_file}")
+    path = write_card(
+        workspace.results_file,
+        workspace.onnx(TRAINED),
+        workspace.card,
+        publishing=_publishing(recipe),
+        allow_unverified=allow_unverified,
+    )
+    say("card", f"written: {path}")
+
+
+def _publishing(recipe: Recipe) -> dict[str, Any]:
+    return {**dataclasses.asdict(recipe.publishing), "hub_model_id": recipe.training.hub_model_id}
+
+
+def push(
+    recipe: Recipe,
+    workspace: Workspace,
+    *,
+    dry_run: bool,
+    create_pr: bool = False,
+    to_folder: str | None = None,
+    space: bool = False,
+    allow_unverified: bool = False,
+) -> None:
+    """Upload the qat arm's folder and the card to the Hub, or write them to a local folder; `space`: and a page."""
+    from qat_plugin import publishing
+
+    args = recipe.training
+    if not (workspace.card / "README.md").is_file():
+        raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
+    if to_folder is not None:
+        say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
+        publishing.publish_to_folder(
+            workspace.onnx(TRAINED),
+            workspace.card,
+            to_folder,
+            dry_run=dry_run,
+            page=space,
+            publishing=_publishing(recipe),
+            allow_unverified=allow_unverified,
+        )
+        return
+    if not args.hub_model_id:
+        raise RecipeError("hub_model_id is not set: say where to, with --hub_model_id USER/NAME")
+    if space and (args.hub_private_repo or create_pr):
+        wish = "hub_private_repo" if args.hub_private_repo else "create_pr"
+        raise RecipeError(f"{wish} and a Space do not go together: its visitors' browsers could not load the model")
+    say("push", f"{workspace.onnx('qat')} and its card to {args.hub_model_id}")
+    publishing.push(
+        workspace.onnx(TRAINED),
+        workspace.card,
+        args.hub_model_id,
+        private=bool(args.hub_private_repo),
+        dry_run=dry_run,
+        create_pr=create_pr,
+        revision=args.hub_revision,
+        token=args.hub_token,
+        publishing=_publishing(recipe),
+        allow_unverified=allow_unverified,
+    )
+    if space:
+        publishing.push_space(
+            workspace.card,
+            args.hub_model_id,
+            dry_run=dry_run,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            publishing=_publishing(recipe),
+        )
