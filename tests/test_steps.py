@@ -32,7 +32,7 @@ def recipe(tones_manifest, tmp_path_factory) -> Path:
         "model_name_or_path": str(model), "language": "french", "task": "transcribe",
         "train_data": [str(folder / "train.jsonl")], "test_data": [str(test)], "target": "int4", "calibration_samples": 2,
         "kl_weight": 1.0, "encoder_weight": 1.0, "decoder_weight": 1.0, "pseudo_labels": True, "parity_samples": 2,
-        "bootstrap_resamples": 100, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
+        "bootstrap_resamples": 200, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
         "per_device_train_batch_size": 2, "save_steps": 1, "logging_steps": 1, "report_to": "none", "use_cpu": True, "num_threads": 1,
     }  # fmt: skip
     path = folder / "recipe.json"

@@ -213,7 +213,9 @@ def _panels(count: int, arms: int) -> tuple[Figure, list[Axes]]:
 
 def _draw(axes: Axes, arm: str, x: float, measurement: Mapping[str, Any]) -> tuple[Any, float]:
     """Mark a WER and its interval, with room above. Returns the marker and, in percent, the upper bound."""
-    wer, low, high = (100 * value for value in (measurement["wer"], *measurement["wer_interval"]))
+    wer = 100 * measurement["wer"]
+    # Without an interval, of too few clips: the marker alone.
+    low, high = (100 * bound for bound in measurement["wer_interval"] or (measurement["wer"],) * 2)
     colour = _COLOURS.get(arm, _OTHER_COLOUR)
     bar = axes.errorbar(
         x, wer,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.formatting import (
+    TOO_FEW,
     Results,
     markdown_table,
     measurements_by_corpus,
     percent,
+    percent_range,
     points,
     signed,
     signed_range,
@@ -26,9 +29,8 @@ def render_table(results: Results) -> str:
     by_corpus = measurements_by_corpus(results)
     for corpus, measurements in by_corpus.items():
         for arm, m in measurements.items():
-            low, high = m["wer_interval"]
             to_fp = signed(m["versus"][BASELINE]["difference"]) if BASELINE in m["versus"] else ""
-            cells = [percent(m["wer"]), f"{percent(low)} to {percent(high)}", to_fp, _size(results["arms"][arm])]
+            cells = [percent(m["wer"]), percent_range(m["wer_interval"]), to_fp, _size(results["arms"][arm])]
             rows.append([corpus, arm, results["arms"][arm]["format"], *cells, _speed(m)])
         rows.append([""] * len(header))
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -92,16 +94,24 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
 def findings(results: Results) -> list[str]:
     """What all the speech together says: of each arm against fp, and of the last arm against each other one.
 
-    A sentence holds the difference, its interval and whether it is beyond chance. All pairs on all corpora are in the
-    report's table of differences.
+    A sentence holds the difference, its interval and whether it is beyond chance. Where a corpus has too few clips for the
+    pooled ones to have an interval, the other corpora speak, each for itself. All pairs on all corpora are in the report's
+    table of differences.
     """
-    corpus, measurements = list(measurements_by_corpus(results).items())[-1]
-    last = list(measurements)[-1]
-    return [
+    by_corpus = measurements_by_corpus(results)
+    telling = {name: ms for name, ms in by_corpus.items() if all(m["wer_interval"] for m in ms.values())}
+    pooled = list(by_corpus)[-1]
+    said = [
         _finding(corpus, arm, other, measurement, measurements[other], versus)
+        for corpus, measurements in ([(pooled, telling[pooled])] if pooled in telling else telling.items())
         for arm, measurement in measurements.items()
         for other, versus in measurement["versus"].items()
-        if other == BASELINE or arm == last
+        if other == BASELINE or arm == list(measurements)[-1]
+    ]
+    few = {name: results["corpora"][name] for name in by_corpus if name not in telling and name in results["corpora"]}
+    return said + [
+        f"{name}: {TOO_FEW} how sure its figures are: {corpus['interval_units']}, where {MIN_UNITS} are needed."
+        for name, corpus in few.items()
     ]
 
 
@@ -133,8 +143,8 @@ def _table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _wer_cell(arm: str, measurement: Results) -> str:
-    low, high = measurement["wer_interval"]
-    cell = f"{percent(measurement['wer'])} [{percent(low)}, {percent(high)}]"
+    interval = percent_range(measurement["wer_interval"], "{}, {}")
+    cell = f"{percent(measurement['wer'])} [{interval}]"
     versus = measurement["versus"].get(BASELINE)
     return cell if versus is None else f"{cell} ({signed(versus['difference'])})"
 
@@ -170,13 +180,19 @@ def _difference_table(results: Results) -> tuple[list[str], list[list[str]]]:
                 relative = "n/a" if v["relative"] is None else signed(v["relative"])
                 figures = [
                     signed(v["difference"]),
-                    signed_range(v["interval"]),
+                    signed_range(v["interval"], TOO_FEW),
                     relative,
                     signed_range(v["relative_interval"]),
                 ]
-                p_value = f"{v['p_value']:.3f}" if v["p_value"] >= 0.001 else "< 0.001"
-                rows.append([corpus, arm, other, *figures, p_value, "yes" if v["beyond_interval"] else "no"])
+                rows.append([corpus, arm, other, *figures, _p_value(v["p_value"]), _BEYOND[v["beyond_interval"]]])
     return header, rows
+
+
+_BEYOND = {True: "yes", False: "no", None: TOO_FEW}
+
+
+def _p_value(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _corpus_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -27,7 +27,7 @@
     }
 
     MEASUREMENT = {
-      "wer": fraction, "wer_interval": [low, high],
+      "wer": fraction, "wer_interval": [low, high] | null,
       "substitutions", "deletions", "insertions", "hits", "reference_words": int,
       "cer": fraction, "character_errors", "reference_characters": int,
       "audio_seconds", "wall_seconds", "rtfx": float,
@@ -41,15 +41,16 @@
       "over_half_wrong": int,                                      utterances with more than 50 % WER
       "by_duration": [{"from_seconds": float, "to_seconds": float | null, COUNTS}, ...],
       "worst_speakers": [{"speaker": str, COUNTS}, ...],           of those with 20 words or more; see `breakdown`
-      "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high], "p_value": float,
+      "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high] | null, "p_value": float | null,
                              "relative": float | null, "relative_interval": [low, high] | null,
-                             "beyond_interval": bool}}             every arm that comes earlier in `arms`
+                             "beyond_interval": bool | null}}      every arm that comes earlier in `arms`
     }
 
     COUNTS = "utterances", "reference_words", "substitutions", "deletions", "insertions": int, "wer": fraction | null
 
 `difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
-100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order of `qat_plugin.arms`. In "pooled" the
+100 is percent. Intervals are the paired bootstrap's 95 %; they, "p_value" and "beyond_interval" are null where a corpus has
+fewer than 8 "interval_units". Arms come in the order of `qat_plugin.arms`. In "pooled" the
 ids are written CORPUS/ID and speakers CORPUS/SPEAKER. The same transcripts give the same bytes; another evaluation of the
 same inputs differs in measured times and costs only ("wall_seconds", "rtfx", "step_seconds", "cost").
 """
@@ -119,7 +120,7 @@ def collect_results(
 
     Raises:
         EvaluationError: transcripts are missing, unfinished, of other files than the folders hold now, made with
-            different settings, or of different utterances; or a corpus has no reference word.
+            different settings, or of different utterances; or a corpus has no reference word; or `resamples` are too few.
     """
     if not arm_folders or not corpora:
         raise EvaluationError(f"arms are {list(arm_folders)}, corpora {list(corpora)}: name at least one of each")

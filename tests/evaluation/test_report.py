@@ -78,6 +78,29 @@ def test_findings_say_how_sure_they_are(results: dict[str, Any]) -> None:
     assert unsure.endswith("0 lies inside, so this speech does not tell the two apart.")
 
 
+def without_verdict(measurement: dict[str, Any]) -> None:
+    measurement["wer_interval"] = None
+    for versus in measurement["versus"].values():
+        versus.update(interval=None, relative_interval=None, p_value=None, beyond_interval=None)
+
+
+def test_of_few_clips_it_is_said_that_they_are_few(results: dict[str, Any], tmp_path: Path) -> None:
+    results["corpora"]["street"]["interval_units"] = 2
+    for arm in results["arms"]:
+        without_verdict(results["measurements"][arm]["street"])
+        without_verdict(results["pooled"][arm])
+    report, table = render_report(results), render_table(results)
+    row = cells(report, "street", "qat", "fp", under="Differences")
+    assert (row[4], *row[6:]) == ("too few clips to say", "n/a", "n/a", "too few clips to say")
+    assert cells(report, "qat", "int4")[3].startswith("0.5 [too few clips to say] (")
+    assert "too few clips to say" in next(line for line in table.splitlines() if line.startswith("street  qat"))
+    # The corpus that has clips enough speaks for itself, and the other is named.
+    assert [sentence.partition(":")[0] for sentence in findings(results)] == ["studio"] * 3 + ["street"]
+    assert findings(results)[-1] == "street: too few clips to say how sure its figures are: 2, where 8 are needed."
+    names = {path.name for path in draw_plots(results, tmp_path)}
+    assert "wer_by_corpus.png" in names
+
+
 def test_report(results: dict[str, Any]) -> None:
     report = render_report(results, ["wer_by_corpus.png"])
     assert report.startswith("# Evaluation of openai/whisper-base\n")
