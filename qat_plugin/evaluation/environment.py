@@ -30,6 +30,21 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def physical_cores() -> int:
+    """Physical cores among the logical ones that this process may use; all of these where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return _cores()
+    return len({_physical_core(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _physical_core(cpu: int) -> tuple[str, ...]:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    files = [topology / "physical_package_id", topology / "core_id"]
+    if not all(path.is_file() for path in files):
+        return (str(cpu),)
+    return tuple(path.read_text(encoding="ascii").strip() for path in files)
+
+
 def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
     """What this process holds now (VmRSS) or the most that it ever held (VmHWM), in bytes; Linux only.
 

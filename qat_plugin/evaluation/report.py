@@ -227,6 +227,7 @@ def _speed(measurement: Results) -> str:
 
 def _threads(settings: Results) -> str:
     count = settings["num_threads"]
+    # Results from before the number was counted do not name it.
     return "a thread for each physical core" if count is None else "1 thread" if count == 1 else f"{count} threads"
 
 

@@ -1,7 +1,6 @@
 """The vectorised bootstrap against a loop in plain Python, and against cases whose answer is known."""
 
 import bisect
-import itertools
 import math
 from statistics import NormalDist
 
