@@ -11,7 +11,7 @@ from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.cli import main
-from qat_plugin.steps import git_commit
+from qat_plugin.evaluation.environment import git_commit
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,12 @@ def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
         "split": None,
         "revision": None,
     }
+    overlap = results["corpora"]["clips"]["overlap"]
+    assert (overlap["test_rows"], overlap["same_audio"], overlap["unchecked"]) == (2, 0, [])
+    assert isinstance(results["settings"]["num_threads"], int)
     page = (finished / "evaluation" / "report.html").read_text("utf8")
     # One file: plots are inside, nothing is fetched.
-    assert page.count('src="data:image/png;base64,') == 5 and "http" not in page and "Where the arms part" in page
+    assert page.count('<img src="data:image/png;base64,') == 6 and "http" not in page and "Worst utterances" in page
     card = (finished / "card" / "README.md").read_text()
     assert "base_model" in card or "library_name" in card
     assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card
@@ -103,6 +106,16 @@ def test_a_report_is_rendered_again_without_any_model(finished, recipe, capsys, 
     assert "qat" in capsys.readouterr().out
     assert main(["report", str(recipe), "--output_dir", str(tmp_path / "new")]) == 1
     assert "results.json: not there; run the evaluation first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "card"])
+def test_figures_are_not_shown_as_another_recipes(finished, recipe, capsys, command):
+    kept = {path: path.read_bytes() for path in (finished / "recipe.json", finished / "card" / "README.md")}
+    assert main([command, str(recipe), "--normalizer", "french"]) == 1
+    error = capsys.readouterr().err
+    assert "normalizer is 'french'" in error and "was scored with 'basic': run the step 'evaluate'" in error
+    assert main([command, str(recipe), "--model_title", "Another"]) == 0
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):

@@ -5,7 +5,7 @@
     {
       "schema_version": 1,
       "git_commit": str | null,
-      "recipe": {field: value},                     as given
+      "recipe": {field: value},                     as given, "arms" in the order of `qat_plugin.arms`
       "step_seconds": {step: seconds},              as given
       "environment": {cpu, cpu_flags, cores, architecture, system, python, packages: {name: version}},
       "settings": {language, task, normalizer, num_beams, loop_guard, long_form, batch_size, num_threads, max_target_positions,
@@ -21,10 +21,13 @@
                            "speakers": int | null,
                            "interval_unit": "speakers" | "utterances", "interval_units": int,   what is resampled
                            "source": {...} | null,                 as given: where it comes from, in which revision
+                           "overlap": OVERLAP | null,              as given: what it shares with the training speech
                            "sha256": hex}},                        of ids, references, durations, speakers, languages
       "measurements": {ARM: {CORPUS: MEASUREMENT}},
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }
+
+    OVERLAP = {"test_rows", "same_text", "same_audio": int, "unchecked": [training corpus, ...]}, see `qat_plugin.data.overlap`
 
     MEASUREMENT = {
       "wer": fraction, "wer_interval": [low, high] | null,
@@ -33,6 +36,7 @@
       "audio_seconds", "wall_seconds", "rtfx": float,
       "tokens": int,
       "looping": int, "looping_ids": [id, ...],                    see `loops`; those that the guard ended included
+      "looping_rate": fraction,                                    of utterances that loop or hit the length limit
       "loop_cut": int, "loop_cut_ids": [id, ...],                  ended by the loop guard
       "hit_length_limit": int, "hit_length_limit_ids": [id, ...],
       "utterances": int,
@@ -59,7 +63,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +101,7 @@ def collect_results(
     step_seconds: Mapping[str, float],
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
+    overlaps: Mapping[str, Mapping[str, Any]] | None = None,
     git_commit: str | None = None,
     resamples: int = DEFAULT_RESAMPLES,
     seed: int = DEFAULT_SEED,
@@ -112,6 +117,7 @@ def collect_results(
         step_seconds: wall time of each step of the run.
         costs: what `measure_cost` found of each arm; None where that was not measured.
         sources: of each corpus where it comes from and in which revision, JSON-able; None where that is unknown.
+        overlaps: of each corpus what it shares with the training speech, JSON-able; None where that was not compared.
         git_commit: of the code that ran.
         resamples, seed: of the bootstrap.
 
@@ -125,7 +131,7 @@ def collect_results(
     if not arm_folders or not corpora:
         raise EvaluationError(f"arms are {list(arm_folders)}, corpora {list(corpora)}: name at least one of each")
     normalize = get_normalizer(normalizer)
-    arms = sorted(arm_folders, key=arm_order)
+    arms = _in_order(arm_folders)
     listings = {arm: list_files(arm_folders[arm]) for arm in arms}
     scored: dict[str, dict[str, Scored]] = {}
     shared: tuple[Path, dict[str, Any]] | None = None
@@ -158,7 +164,7 @@ def collect_results(
     return {
         "schema_version": SCHEMA_VERSION,
         "git_commit": git_commit,
-        "recipe": dict(recipe),
+        "recipe": {**recipe, **({"arms": _in_order(recipe["arms"])} if "arms" in recipe else {})},
         "step_seconds": {step: round(seconds, 1) for step, seconds in step_seconds.items()},
         "environment": environment,
         "settings": {
@@ -168,7 +174,11 @@ def collect_results(
         },
         "arms": _describe_arms(arms, arm_folders, listings, costs or {}),
         "corpora": {
-            corpus: {**_describe_corpus(scored[corpus][arms[0]]), "source": (sources or {}).get(corpus)}
+            corpus: {
+                **_describe_corpus(scored[corpus][arms[0]]),
+                "source": (sources or {}).get(corpus),
+                "overlap": (overlaps or {}).get(corpus),
+            }
             for corpus in corpora
         },
         "measurements": {arm: {corpus: by_corpus[corpus][arm] for corpus in corpora} for arm in arms},
@@ -197,6 +207,10 @@ def read_results(path: Path) -> dict[str, Any]:
             "run the evaluation again"
         )
     return results
+
+
+def _in_order(arms: Iterable[str]) -> list[str]:
+    return sorted(arms, key=lambda arm: (arm_order(arm), arm))
 
 
 def _check_same_settings(first: Path, expected: dict[str, Any], path: Path, found: dict[str, Any]) -> None:

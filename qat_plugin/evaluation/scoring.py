@@ -117,6 +117,7 @@ def _measure(part: Scored, interval: Interval | None) -> dict[str, Any]:
         "tokens": sum(t.tokens for t in part.transcripts),
         "looping": len(looping),
         "looping_ids": looping,
+        "looping_rate": rounded(len({*looping, *cut}) / len(part.ids)),
         "loop_cut": len(guarded),
         "loop_cut_ids": guarded,
         "hit_length_limit": len(cut),

@@ -77,7 +77,7 @@ def test_counts(run: Run) -> None:
     ).hexdigest()
     assert results["corpora"]["studio"] == {
         "utterances": 4, "words": 9, "characters": 20 + 11 + 3, "empty_references": 1, "long_form": 0, "seconds": 8.0,
-        "speakers": 3, "languages": ["fr"], "interval_unit": "utterances", "interval_units": 4, "source": None,
+        "speakers": 3, "languages": ["fr"], "interval_unit": "utterances", "interval_units": 4, "source": None, "overlap": None,
         "sha256": digest,
     }  # fmt: skip
     assert fp["cer"] == pytest.approx(3 / 34, abs=1e-6) and fp["reference_characters"] == 34
@@ -162,10 +162,13 @@ def test_sizes_and_digests_are_those_of_the_files(run: Run) -> None:
 
 
 def test_what_decided_is_told(run: Run) -> None:
+    overlap = {"test_rows": 8, "same_text": 1, "same_audio": 0, "unchecked": []}
     source, cost = {"source": "hub", "revision": "1a2b"}, {"load_seconds": 0.5, "peak_memory_bytes": 1_000_000}
-    results = run.collect(git_commit="abc", resamples=200, seed=1, costs={"qat": cost}, sources={"studio": source})
+    results = run.collect(git_commit="abc", resamples=200, seed=1, costs={"qat": cost}, sources={"studio": source},
+                          overlaps={"street": overlap})  # fmt: skip
     assert [results["arms"][arm]["cost"] for arm in results["arms"]] == [None, None, cost]
     assert (results["corpora"]["studio"]["source"], results["corpora"]["street"]["source"]) == (source, None)
+    assert (results["corpora"]["studio"]["overlap"], results["corpora"]["street"]["overlap"]) == (None, overlap)
     assert (results["git_commit"], results["recipe"]) == ("abc", {"target": "int4"})
     assert results["step_seconds"] == {"train": 61.2}
     assert results["environment"] == ENVIRONMENT
@@ -175,6 +178,18 @@ def test_what_decided_is_told(run: Run) -> None:
         "generation_config": {"max_length": 448}, "batch_size": 1, "num_threads": 2,
         "bootstrap": {"resamples": 200, "seed": 1, "confidence": 0.95, "method": "expanded percentile"},
     }  # fmt: skip
+
+
+def test_looping_rate_counts_clips_that_loop_or_hit_the_length_limit(run: Run) -> None:
+    path = run.evaluation / "studio" / "ptq-rtn.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+    lines[1]["hit_length_limit"] = lines[3]["hit_length_limit"] = True  # u3 loops, too
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf8")
+    results = run.collect()
+    studio, pooled = results["measurements"]["ptq-rtn"]["studio"], results["pooled"]["ptq-rtn"]
+    assert (studio["looping"], studio["hit_length_limit"], studio["looping_rate"]) == (1, 2, 0.5)
+    assert pooled["looping_rate"] == pytest.approx(2 / 12, abs=1e-6)
+    assert results["measurements"]["fp"]["studio"]["looping_rate"] == 0
 
 
 def test_the_normalizer_is_the_same_for_all(run: Run) -> None:
@@ -187,9 +202,10 @@ def test_the_normalizer_is_the_same_for_all(run: Run) -> None:
 def test_same_transcripts_same_bytes(run: Run, tmp_path: Path) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, arms in zip(paths, [("qat", "ptq-rtn", "fp"), ("fp", "qat", "ptq-rtn")], strict=True):
-        write_results(run.collect(arms), path)
+        write_results(run.collect(arms, recipe={"target": "int4", "arms": list(arms)}), path)
+    assert json.loads(paths[0].read_text(encoding="utf8"))["recipe"]["arms"] == ["fp", "ptq-rtn", "qat"]
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert read_results(paths[0]) == json.loads(paths[0].read_text(encoding="utf8")) == run.collect()
+    assert read_results(paths[0]) == json.loads(paths[0].read_text(encoding="utf8"))
 
 
 def test_without_the_float_arm(run: Run) -> None:
