@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qat_plugin.evaluation.environment import describe_environment
-from qat_plugin.steps import git_commit
+from qat_plugin.evaluation.environment import describe_environment, git_commit
 
 RESULTS = Path(__file__).parent / "results"
 

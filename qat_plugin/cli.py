@@ -96,7 +96,8 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
     from qat_plugin.recipe_loading import load_recipe
 
     recipe = load_recipe(options.recipe, overrides)
-    workspace = steps.open_workspace(recipe)
+    # What only shows or sends figures must not write down that they came from this recipe.
+    workspace = steps.open_workspace(recipe, records_recipe=options.command not in ("report", "card", "push"))
     if options.command == "push":
         publishing_steps.push(
             recipe,

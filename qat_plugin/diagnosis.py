@@ -69,8 +69,16 @@ def suggest(parts: list[dict[str, Any]], total_mb: float) -> list[str]:
 
 def verdict(measured: dict[str, Any]) -> str:
     """What the interval of PTQ's loss says about training."""
+    from qat_plugin.evaluation.bootstrap import MIN_UNITS
+
     versus = measured["versus"][FLOAT]
-    points, (low, high) = 100 * versus["difference"], (100 * bound for bound in versus["interval"])
+    points = 100 * versus["difference"]
+    if versus["interval"] is None:
+        return (
+            f"This speech cannot tell: without training the target costs {points:+.2f} points of WER on too few clips to say. "
+            f"Test on {MIN_UNITS} clips or more of every corpus."
+        )
+    low, high = (100 * bound for bound in versus["interval"])
     said = f"without training the target costs {points:+.2f} points of WER (95 % interval {low:+.2f} to {high:+.2f})"
     if low > 0:
         return f"There is something to win back: {said}."

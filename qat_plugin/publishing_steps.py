@@ -16,6 +16,7 @@ def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False
     from qat_plugin.publishing import write_card
 
     say("card", f"from {workspace.results_file}")
+    check_normalizer(recipe, workspace)
     path = write_card(
         workspace.results_file,
         workspace.onnx(TRAINED),
@@ -24,6 +25,18 @@ def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False
         allow_unverified=allow_unverified,
     )
     say("card", f"written: {path}")
+
+
+def check_normalizer(recipe: Recipe, workspace: Workspace) -> None:
+    """Refuse to show figures of another normalizer than the recipe asks for."""
+    from qat_plugin.evaluation.results import read_results
+
+    asked, used = recipe.evaluation.normalizer, read_results(workspace.results_file)["settings"]["normalizer"]
+    if asked != used:
+        raise RecipeError(
+            f"normalizer is {asked!r}, but {workspace.results_file} was scored with {used!r}: run the step 'evaluate', "
+            f"which scores the transcripts that are there anew, or say --normalizer {used}"
+        )
 
 
 def _publishing(recipe: Recipe) -> dict[str, Any]:

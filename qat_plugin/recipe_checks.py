@@ -46,7 +46,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
     "min_eval_words": (1, None),
     "eval_num_beams": (1, None),
     "eval_batch_size": (1, None),
-    "bootstrap_resamples": (1, None),
+    "bootstrap_resamples": (200, None),
     "parity_samples": (1, None),
     "num_threads": (1, None),
     "learning_rate": (0, None),

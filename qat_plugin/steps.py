@@ -9,21 +9,21 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
 from qat_plugin.errors import WorkspaceError
 from qat_plugin.files import sha256_of
-from qat_plugin.publishing_steps import card
+from qat_plugin.publishing_steps import card, check_normalizer
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.recipe_checks import WINDOW
 from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
 from qat_plugin.workspace import Workspace, say
+
+if TYPE_CHECKING:
+    from qat_plugin.data.overlap import OverlapReport
 
 # Training arguments that change what is shown or kept on the way, not what is trained.
 _UNDECIDING = (
@@ -36,8 +36,8 @@ _UNDECIDING = (
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
 
 
-def open_workspace(recipe: Recipe) -> Workspace:
-    """The recipe's output folder, with the resolved recipe written to it.
+def open_workspace(recipe: Recipe, *, records_recipe: bool = True) -> Workspace:
+    """The recipe's output folder, with the resolved recipe written to it, unless the step only shows what was measured.
 
     Raises `WorkspaceError` when training in it was begun with another recipe, naming the fields that differ.
     """
@@ -49,7 +49,7 @@ def open_workspace(recipe: Recipe) -> Workspace:
             + "\n  ".join(differences)
             + "\nname another output_dir, restore the values, or delete the folder"
         )
-    if workspace.keeps_books:
+    if workspace.keeps_books and records_recipe:
         save_recipe(recipe, workspace.recipe_file)
     return workspace
 
@@ -191,9 +191,9 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
         workspace.results_file.unlink(missing_ok=True)
         with workspace.step("evaluate", inputs):
-            corpora = _measure(recipe, workspace)
+            corpora, overlap = _measure(recipe, workspace)
             costs = _measure_costs(recipe, workspace, corpora[0])
-        _write_results(recipe, workspace, corpora, costs)
+        _write_results(recipe, workspace, corpora, costs, overlap)
     print(render_table(read_results(workspace.results_file)))
 
 
@@ -221,8 +221,8 @@ def _test_names(recipe: Recipe) -> list[str]:
     return [*recipe.evaluation.corpora, *recipe.evaluation.test_data]
 
 
-def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
-    """Transcribe what is not transcribed yet; returns the test corpora."""
+def _measure(recipe: Recipe, workspace: Workspace) -> tuple[list[Any], OverlapReport]:
+    """Transcribe what is not transcribed yet; returns the test corpora and what they share with the training speech."""
     from qat_plugin.evaluation.run import evaluate_arm
     from qat_plugin.training.run import check_overlap
 
@@ -248,7 +248,7 @@ def _measure(recipe: Recipe, workspace: Workspace) -> list[Any]:
                 batch_size=evaluation.eval_batch_size,
                 num_threads=evaluation.num_threads,
             )
-    return corpora
+    return corpora, overlap
 
 
 def _measure_costs(recipe: Recipe, workspace: Workspace, corpus: Any) -> dict[str, Any]:
@@ -264,7 +264,10 @@ def _measure_costs(recipe: Recipe, workspace: Workspace, corpus: Any) -> dict[st
     }
 
 
-def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], costs: dict[str, Any]) -> None:
+def _write_results(
+    recipe: Recipe, workspace: Workspace, corpora: list[Any], costs: dict[str, Any], overlap: OverlapReport
+) -> None:
+    from qat_plugin.evaluation.environment import git_commit
     from qat_plugin.evaluation.results import collect_results, write_results
     from qat_plugin.training.record import read_record
 
@@ -277,6 +280,7 @@ def _write_results(recipe: Recipe, workspace: Workspace, corpora: list[Any], cos
         step_seconds=workspace.seconds(),
         costs=costs,
         sources={corpus.name: corpus.definition.source_of(corpus.revision) for corpus in corpora},
+        overlaps={name: dataclasses.asdict(found) for name, found in overlap.corpora.items()},
         git_commit=git_commit(),
         resamples=recipe.evaluation.bootstrap_resamples,
     )
@@ -293,41 +297,19 @@ def report(recipe: Recipe, workspace: Workspace) -> None:
 
     say("report", f"from {workspace.results_file}")
     results = read_results(workspace.results_file)
+    check_normalizer(recipe, workspace)
     _write_report(workspace, results)
     print(render_table(results))
     say("report", f"written: {workspace.evaluation / 'report.html'}, and report.md and the plots beside it")
 
 
 def _write_report(workspace: Workspace, results: dict[str, Any]) -> None:
-    from qat_plugin.evaluation.page import render_page
-    from qat_plugin.evaluation.plots import draw_plots
-    from qat_plugin.evaluation.report import render_report
+    from qat_plugin.evaluation.report_files import write_report
 
     state = workspace.checkpoint(TRAINED) / "trainer_state.json"
     # Without a training, as when only arms without one are compared, there is no curve.
     log = json.loads(state.read_text(encoding="utf8"))["log_history"] if state.is_file() else []
-    plots = draw_plots(results, workspace.evaluation, log)
-    text = render_report(results, [path.name for path in plots])
-    (workspace.evaluation / "report.md").write_text(text, encoding="utf8")
-    page = render_page(results, text, workspace.evaluation)
-    (workspace.evaluation / "report.html").write_text(page, encoding="utf8")
-
-
-def git_commit() -> str | None:
-    """Commit of the code that runs, with '+changes' when files differ from it; None outside a git checkout, or in one that
-    git does not read (another user's, or without a commit)."""
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder / ".git").exists() or shutil.which("git") is None:
-        return None
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        commit, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain", "--untracked-files=no")
-    except subprocess.CalledProcessError:
-        return None
-    return commit + ("+changes" if changes else "")
+    write_report(results, workspace.evaluation, log)
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:

@@ -70,6 +70,13 @@ def test_the_verdict_follows_the_interval(difference, interval, words):
     assert re.search(words, verdict({"versus": {"fp": {"difference": difference, "interval": interval}}}))
 
 
+def test_of_few_clips_there_is_no_verdict():
+    said = verdict({"versus": {"fp": {"difference": 0.03, "interval": None}}})
+    assert (
+        said.startswith("This speech cannot tell: without training the target costs +3.00 points") and "8 clips" in said
+    )
+
+
 def test_bytes_go_where_they_buy_most():
     parts = [
         {"part": "encoder.layers.0", "kl": 0.03, "extra_megabytes": 1.0},
@@ -92,7 +99,7 @@ def test_the_command_writes_a_verdict_a_table_and_a_plot(tones_manifest, tiny_sh
     recipe.write_text(json.dumps({
         "model_name_or_path": str(tiny_short_whisper), "train_data": [str(tmp_path / "train.jsonl")],
         "test_data": [str(tmp_path / "test.jsonl")], "target": "int4", "calibration_samples": 2, "parity_samples": 1,
-        "bootstrap_resamples": 100, "output_dir": str(tmp_path / "out"), "max_steps": 1, "use_cpu": True,
+        "bootstrap_resamples": 200, "output_dir": str(tmp_path / "out"), "max_steps": 1, "use_cpu": True,
     }))  # fmt: skip
     results = tmp_path / "out" / "evaluation" / "results.json"
     assert main(["export", str(recipe), "--arms", "fp", "ptq-mse"]) == 0

@@ -13,9 +13,10 @@ from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.cli import main
+from qat_plugin.evaluation.environment import git_commit
 from qat_plugin.recipe import QATTrainingArguments
 from qat_plugin.recipe_loading import load_recipe
-from qat_plugin.steps import git_commit, training_inputs
+from qat_plugin.steps import training_inputs
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def recipe(tones_manifest, tmp_path_factory) -> Path:
         "model_name_or_path": str(model), "language": "french", "task": "transcribe",
         "train_data": [str(folder / "train.jsonl")], "test_data": [str(test)], "target": "int4", "calibration_samples": 2,
         "kl_weight": 1.0, "encoder_weight": 1.0, "decoder_weight": 1.0, "pseudo_labels": True, "parity_samples": 2,
-        "arms": ["fp", "ptq-static", "ptq-rtn", "ptq-gptq", "qat"], "bootstrap_resamples": 100, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
+        "arms": ["fp", "ptq-static", "ptq-rtn", "ptq-gptq", "qat"], "bootstrap_resamples": 200, "output_dir": str(folder / "out"), "max_steps": 2, "learning_rate": 1e-3,
         "per_device_train_batch_size": 2, "save_steps": 1, "logging_steps": 1, "report_to": "none", "use_cpu": True, "num_threads": 1,
     }  # fmt: skip
     path = folder / "recipe.json"
@@ -78,9 +79,12 @@ def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):
         0 < training["samples"] <= 4 and 0.6 * training["samples"] <= training["seconds"] <= 1.2 * training["samples"]
     )
     assert training["device"] == results["environment"]["cpu"] and training["processes"] == 1
+    overlap = results["corpora"]["clips"]["overlap"]
+    assert (overlap["test_rows"], overlap["same_audio"], overlap["unchecked"]) == (2, 0, [])
+    assert isinstance(results["settings"]["num_threads"], int)
     page = (finished / "evaluation" / "report.html").read_text("utf8")
     # One file: plots are inside, nothing is fetched.
-    assert page.count('src="data:image/png;base64,') == 5 and "http" not in page and "Where the arms part" in page
+    assert page.count('<img src="data:image/png;base64,') == 6 and "http" not in page and "Worst utterances" in page
     card = (finished / "card" / "README.md").read_text()
     assert "base_model" in card or "library_name" in card
     assert f"{100 * results['measurements']['qat']['clips']['wer']:.1f}" in card
@@ -113,6 +117,16 @@ def test_a_report_is_rendered_again_without_any_model(finished, recipe, capsys, 
     assert "qat" in capsys.readouterr().out
     assert main(["report", str(recipe), "--output_dir", str(tmp_path / "new")]) == 1
     assert "results.json: not there; run the evaluation first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "card"])
+def test_figures_are_not_shown_as_another_recipes(finished, recipe, capsys, command):
+    kept = {path: path.read_bytes() for path in (finished / "recipe.json", finished / "card" / "README.md")}
+    assert main([command, str(recipe), "--normalizer", "french"]) == 1
+    error = capsys.readouterr().err
+    assert "normalizer is 'french'" in error and "was scored with 'basic': run the step 'evaluate'" in error
+    assert main([command, str(recipe), "--model_title", "Another"]) == 0
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):

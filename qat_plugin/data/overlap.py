@@ -19,17 +19,34 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class OverlapReport:
-    """What training and test speech share.
+class CorpusOverlap:
+    """What one test corpus shares with the training speech.
 
     Attributes:
-        test_rows: test rows compared.
+        test_rows: rows compared; none of a streamed corpus.
         same_text: of these, rows whose exact text (outer white space aside) is also a training text.
         same_audio: of these, rows whose audio file is byte for byte also a training file.
+        unchecked: training corpora that it was not compared with, because either is streamed.
+    """
+
+    test_rows: int = 0
+    same_text: int = 0
+    same_audio: int = 0
+    unchecked: list[str] = field(default_factory=list)
+
+
+@dataclass
+class OverlapReport:
+    """What training and test speech share: counts of all test corpora together, and of each.
+
+    Attributes:
+        corpora: by name of the test corpus.
+        test_rows, same_text, same_audio: as in `CorpusOverlap`.
         examples: up to 10 lines, each naming both rows; audio first.
         unchecked: corpora that were not compared because they are streamed.
     """
 
+    corpora: dict[str, CorpusOverlap] = field(default_factory=dict)
     test_rows: int = 0
     same_text: int = 0
     same_audio: int = 0
@@ -47,6 +64,9 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
         DataError: some audio is in both; names the rows.
     """
     report = OverlapReport(unchecked=[corpus.name for corpus in [*train, *test] if corpus.streaming])
+    for corpus in test:
+        skipped = [other.name for other in train if corpus.streaming or other.streaming]
+        report.corpora[corpus.name] = CorpusOverlap(unchecked=skipped)
     train = [corpus for corpus in train if not corpus.streaming]
     test = [corpus for corpus in test if not corpus.streaming]
     if report.unchecked:
@@ -63,17 +83,22 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
     hashes: dict[tuple[int, int], str] = {}
     audio_lines, text_lines = [], []
     for corpus in test:
+        found = report.corpora[corpus.name]
         for index, (name, text, duration) in enumerate(_columns(corpus)):
-            report.test_rows += 1
+            found.test_rows += 1
             here = f"{corpus.name}:{name}"
             same_length = by_duration.get(duration, [])
             twin = next((row for row in same_length if _hash(hashes, row) == _hash(hashes, (corpus, index))), None)
             if twin is not None:
-                report.same_audio += 1
+                found.same_audio += 1
                 audio_lines.append(f"{here} is the audio of {twin[0].name}:{_row_id(*twin)}")
             if text in texts:
-                report.same_text += 1
+                found.same_text += 1
                 text_lines.append(f"{here} has the text of {texts[text]}: {text!r}")
+    report.test_rows, report.same_text, report.same_audio = (
+        sum(getattr(found, name) for found in report.corpora.values())
+        for name in ("test_rows", "same_text", "same_audio")
+    )
     report.examples = (audio_lines + text_lines)[:MAX_EXAMPLES]
     if report.same_audio:
         raise DataError(

@@ -15,12 +15,15 @@ of freedom would lie (the expanded percentile interval of Hesterberg, "What Teac
 The American Statistician 2015). For hundreds of utterances that changes nothing to speak of. Pooled corpora have the degrees
 of freedom of Satterthwaite ("An Approximate Distribution of Estimates of Variance Components", Biometrics 1946): where most of
 the doubt comes from a corpus of few units, hundreds of units of another do not make up for it.
+
+Fewer than `MIN_UNITS` units have no interval at all, hence no p-value and no verdict: that is the one place where it is
+decided. Two clips that happen to agree would have an interval of no width, seven with no error one from 0 to 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal, Optional
@@ -28,15 +31,20 @@ from typing import Literal, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from qat_plugin.errors import EvaluationError
+
 CONFIDENCE = 0.95
 METHOD = "expanded percentile"
 DEFAULT_RESAMPLES = 2000
 DEFAULT_SEED = 20240229
 
-MIN_SPEAKERS = 8
-"""Fewest speakers that are drawn. Of fewer, so few different draws are possible that even the expanded interval falls short
-of what other speakers do (the tests measure its coverage); then utterances are drawn, and the interval claims no more than
-these speakers."""
+MIN_UNITS = 8
+"""Fewest units that are drawn, of every corpus of a figure. Of fewer, so few different draws are possible that even the
+expanded interval falls short of what more speech does (the tests measure its coverage). Where the speakers are fewer,
+utterances are drawn, and the interval claims no more than these speakers."""
+
+MIN_RESAMPLES = 200
+"""Fewest draws: with fewer, the quantile at which the interval of `MIN_UNITS` units ends lies beyond the last of them."""
 
 _MAX_DRAWS_AT_ONCE = 4_000_000
 _NORMAL = NormalDist()
@@ -64,27 +72,35 @@ class Difference:
 
     Attributes:
         value: as a fraction; times 100 it is points.
-        interval: of `value`.
+        interval: of `value`; None where there are too few units to say.
         relative: `value` by the baseline's WER; None where the baseline has no error.
-        relative_interval: of `relative`; None where a resample of the baseline has no error.
-        p_value: two-sided: 1 minus the confidence at which the interval just reaches 0.
+        relative_interval: of `relative`; None as `interval` is, and where a resample of the baseline has no error.
+        p_value: two-sided: 1 minus the confidence at which the interval just reaches 0. None where `interval` is.
     """
 
     value: float
-    interval: Interval
+    interval: Optional[Interval]
     relative: Optional[float]
     relative_interval: Optional[Interval]
-    p_value: float
+    p_value: Optional[float]
 
     @property
-    def beyond_interval(self) -> bool:
-        """Whether the interval leaves 0 out: the sign of the difference is not chance."""
-        return self.interval.low > 0 or self.interval.high < 0
+    def beyond_interval(self) -> Optional[bool]:
+        """Whether the interval leaves 0 out: the sign of the difference is not chance. None where there is none.
+
+        The same as a `p_value` below 1 - `CONFIDENCE`: both are read from the same draws.
+        """
+        return None if self.interval is None else self.interval.low > 0 or self.interval.high < 0
 
 
 def unit_to_resample(speakers: Sequence[str | None]) -> Unit:
-    """'speakers' where every utterance tells its own and they are `MIN_SPEAKERS` or more; otherwise 'utterances'."""
-    return "speakers" if None not in speakers and len(set(speakers)) >= MIN_SPEAKERS else "utterances"
+    """'speakers' where every utterance tells its own and they are `MIN_UNITS` or more; otherwise 'utterances'."""
+    return "speakers" if None not in speakers and len(set(speakers)) >= MIN_UNITS else "utterances"
+
+
+def has_interval(units: Iterable[int]) -> bool:
+    """Whether a figure over corpora of so many units each has an interval, and a difference a verdict."""
+    return all(count >= MIN_UNITS for count in units)
 
 
 def sum_by_unit(counts: Counts, speakers: Sequence[str | None]) -> Counts:
@@ -129,13 +145,21 @@ def resample_sums(strata: Sequence[Counts], resamples: int, seed: int) -> Counts
     return sums
 
 
-def wer_interval(strata: Sequence[Counts], *, resamples: int = DEFAULT_RESAMPLES, seed: int = DEFAULT_SEED) -> Interval:
-    """The interval of a corpus' (or, with several strata, the pooled corpora's) WER.
+def wer_interval(
+    strata: Sequence[Counts], *, resamples: int = DEFAULT_RESAMPLES, seed: int = DEFAULT_SEED
+) -> Optional[Interval]:
+    """The interval of a corpus' (or, with several strata, the pooled corpora's) WER; None where a corpus has too few units.
 
     Args:
         strata: for each corpus an array (units, 2): errors, reference words.
         resamples, seed: see `resample_sums`.
+
+    Raises:
+        EvaluationError: `resamples` is less than `MIN_RESAMPLES`.
     """
+    _check_resamples(resamples)
+    if not has_interval(map(len, strata)):
+        return None
     errors, words = resample_sums(strata, resamples, seed).T
     total_errors, total_words = _totals(strata)
     rate = total_errors / max(total_words, 1)
@@ -146,26 +170,36 @@ def wer_interval(strata: Sequence[Counts], *, resamples: int = DEFAULT_RESAMPLES
 def paired_difference(
     strata: Sequence[Counts], *, resamples: int = DEFAULT_RESAMPLES, seed: int = DEFAULT_SEED
 ) -> Difference:
-    """The difference of two arms on the same utterances.
+    """The difference of two arms on the same utterances; without interval where a corpus has too few units.
 
     Args:
         strata: for each corpus an array (units, 3): errors of the arm, errors of the baseline, reference words.
         resamples, seed: see `resample_sums`.
+
+    Raises:
+        EvaluationError: `resamples` is less than `MIN_RESAMPLES`.
     """
-    arm, baseline, words = resample_sums(strata, resamples, seed).T
-    differences = (arm - baseline) / _at_least_one(words)
+    _check_resamples(resamples)
     total_arm, total_baseline, total_words = _totals(strata)
     difference = (total_arm - total_baseline) / max(total_words, 1)
+    relative = (total_arm - total_baseline) / total_baseline if total_baseline else None
+    if not has_interval(map(len, strata)):
+        return Difference(difference, None, relative, None, None)
+    arm, baseline, words = resample_sums(strata, resamples, seed).T
+    differences = (arm - baseline) / _at_least_one(words)
     expansion = _Expansion([counts[:, 0] - counts[:, 1] - difference * counts[:, 2] for counts in strata])
-    # One is added so that no finite number of resamples claims a probability of 0.
-    tail = 1 + min(np.count_nonzero(arm <= baseline), np.count_nonzero(arm >= baseline))
     return Difference(
         value=difference,
         interval=_interval(differences, expansion),
-        relative=(total_arm - total_baseline) / total_baseline if total_baseline else None,
+        relative=relative,
         relative_interval=_interval((arm - baseline) / baseline, expansion) if baseline.all() else None,
-        p_value=expansion.p_value(tail / (resamples + 1)),
+        p_value=expansion.p_value(_tail_that_reaches_0(differences)),
     )
+
+
+def _check_resamples(resamples: int) -> None:
+    if resamples < MIN_RESAMPLES:
+        raise EvaluationError(f"resamples is {resamples}: intervals need {MIN_RESAMPLES} or more")
 
 
 def _totals(strata: Sequence[Counts]) -> list[int]:
@@ -184,11 +218,11 @@ class _Expansion:
     """
 
     def __init__(self, contributions: Sequence[NDArray[np.float64]]) -> None:
-        # A stratum of one unit gives the same draw always, and cannot tell how sure it is.
-        drawn = [(len(units), len(units) * float(units.var())) for units in contributions if len(units) > 1]
+        drawn = [(len(units), len(units) * float(units.var())) for units in contributions]
         unbiased = [(n - 1, variance * n / (n - 1)) for n, variance in drawn if variance > 0]
         total = sum(variance for _, variance in unbiased)
-        self._freedom, self._spread = 1.0, 1.0  # where all draws are alike, so that all quantiles are
+        # Where all draws are alike, so are all quantiles.
+        self._freedom, self._spread = min(n for n, _ in drawn) - 1.0, 1.0
         if total > 0:
             self._freedom = total**2 / sum(variance**2 / freedom for freedom, variance in unbiased)
             self._spread = math.sqrt(total / sum(variance for _, variance in drawn))
@@ -203,7 +237,7 @@ class _Expansion:
         return _NORMAL.cdf(-self._spread * t)
 
     def p_value(self, tail: float) -> float:
-        """Two-sided, where a share of `tail` of the draws lies beyond 0: the inverse of `tail`."""
+        """Two-sided, where the quantile that leaves out a share of `tail` of the draws is 0: the inverse of `tail`."""
         if tail >= 0.5:
             return 1.0
         t = -_NORMAL.inv_cdf(tail) / self._spread
@@ -215,3 +249,19 @@ def _interval(values: NDArray[np.float64], expansion: _Expansion) -> Interval:
     tail = expansion.tail()
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def _tail_that_reaches_0(values: NDArray[np.float64]) -> float:
+    """The largest share that `_interval` may leave out at each end and still hold 0."""
+    # None smaller than this, so that no finite number of resamples claims a probability of 0.
+    return max(min(_share_up_to_0(values), _share_up_to_0(-values)), 1 / (len(values) + 1))
+
+
+def _share_up_to_0(values: NDArray[np.float64]) -> float:
+    """The largest share whose quantile, as numpy computes it, is not above 0; 0 where every value is."""
+    ordered = np.sort(values)
+    count = int(np.searchsorted(ordered, 0, side="right"))
+    if count in (0, len(ordered)):
+        return float(count > 0)
+    below, above = float(ordered[count - 1]), float(ordered[count])
+    return (count - 1 - below / (above - below)) / (len(ordered) - 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qat_plugin.data.audio import SAMPLING_RATE
 from qat_plugin.errors import EvaluationError
-from qat_plugin.evaluation.environment import memory_bytes
+from qat_plugin.evaluation.environment import memory_bytes, physical_cores
 from qat_plugin.evaluation.run import SpeechCorpus
 
 _WINDOW_SECONDS = 30
@@ -40,7 +40,7 @@ def measure_cost(
         folder: complete ONNX folder. Its files are read before the time is taken: a load from memory, not from disk.
         audio: 16 kHz mono, shape (samples,), at most one window of the model.
         language, task: as `generate` knows them.
-        num_threads: of ONNX Runtime; None: its default.
+        num_threads: of each of ONNX Runtime's sessions; None: one for each physical core, see `physical_cores`.
 
     Returns:
         "load_seconds": from the call to a model that is ready, without importing libraries;
@@ -54,7 +54,8 @@ def measure_cost(
     with tempfile.TemporaryDirectory() as scratch:
         clip = Path(scratch) / "clip.npy"
         np.save(clip, audio)
-        asked = json.dumps([str(folder), str(clip), language, task, num_threads])
+        threads = physical_cores() if num_threads is None else num_threads
+        asked = json.dumps([str(folder), str(clip), language, task, threads])
         child = subprocess.run(
             [sys.executable, "-m", "qat_plugin.evaluation.cost", asked],
             capture_output=True, text=True, check=False,
@@ -66,7 +67,7 @@ def measure_cost(
     return figures
 
 
-def _measure(folder: Path, clip: Path, language: str, task: str, num_threads: int | None) -> dict[str, Any]:
+def _measure(folder: Path, clip: Path, language: str, task: str, num_threads: int) -> dict[str, Any]:
     from qat_plugin.models import load_processor
     from qat_plugin.runtime import QuantizedWhisper
     from qat_plugin.runtime.decoding import transcribe_audio

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import WhisperProcessor
+from transformers import GenerationConfig, WhisperProcessor
 
 from qat_plugin.evaluation.transcripts import Transcript
 from qat_plugin.prompt import language_and_task
@@ -47,13 +48,15 @@ class _Heard:
 class Decoder:
     """One model with the generation settings that all arms share.
 
-    The model's generation config is replaced by a copy that ends at its own `max_target_positions`.
+    The model is opened when it first hears something: what it is told is known from its configuration. Its generation
+    config is replaced by a copy that ends at its own `max_target_positions`.
     """
 
     def __init__(
         self,
-        model: SpeechModel,
-        processor: WhisperProcessor,
+        config: Any,
+        generation_config: GenerationConfig,
+        open_model: Callable[[], tuple[SpeechModel, WhisperProcessor]],
         *,
         language: str,
         task: str,
@@ -61,12 +64,11 @@ class Decoder:
         loop_guard: bool,
         long_form: LongForm,
     ) -> None:
-        self._model = model
-        self._processor = processor
-        self._limit: int = model.config.max_target_positions
-        self._end: int = model.generation_config.eos_token_id
+        """`config`, `generation_config`: those of the model that `open_model` gives, with its processor."""
+        self._open_model = open_model
+        self._limit: int = config.max_target_positions
+        self._end: int = generation_config.eos_token_id
         self._language, self._task = language, task
-        self._asked(language)  # an unknown one must fail now
         self._loop_guard, self._long_form = loop_guard, long_form
         self._arguments: dict[str, Any] = {
             "num_beams": num_beams,
@@ -75,11 +77,11 @@ class Decoder:
             "condition_on_prev_tokens": False,
         }
         # In the model's config, because as an argument of generate() a None does not undo a max_new_tokens there.
-        generation = copy.deepcopy(model.generation_config)
-        generation.max_new_tokens = None
-        generation.max_length = self._limit
-        model.generation_config = generation
-        decisive = generation.to_diff_dict()
+        self._generation = copy.deepcopy(generation_config)
+        self._generation.max_new_tokens = None
+        self._generation.max_length = self._limit
+        self._asked(language)  # an unknown one must fail now
+        decisive = self._generation.to_diff_dict()
         decisive.pop("transformers_version", None)
         self.settings = {
             "language": language,
@@ -90,6 +92,20 @@ class Decoder:
             "max_target_positions": self._limit,
             "generation_config": decisive,
         }
+
+    @functools.cached_property
+    def _opened(self) -> tuple[SpeechModel, WhisperProcessor]:
+        model, processor = self._open_model()
+        model.generation_config = self._generation
+        return model, processor
+
+    @property
+    def _model(self) -> SpeechModel:
+        return self._opened[0]
+
+    @property
+    def _processor(self) -> WhisperProcessor:
+        return self._opened[1]
 
     def warm_up(self, audios: Sequence[Audio]) -> None:
         """Run a batch without timing it: the first one allocates, prepacks and picks kernels."""
@@ -131,7 +147,7 @@ class Decoder:
 
     def _asked(self, language: str) -> dict[str, str]:
         """Arguments of `generate`; none for a model that knows English only."""
-        return language_and_task(self._model.generation_config, language, self._task)
+        return language_and_task(self._generation, language, self._task)
 
     def _hear_in_chunks(self, audio: Audio, language: str) -> _Heard:
         """One after the other: together, their 8-bit activations would have one scale."""

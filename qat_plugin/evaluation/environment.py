@@ -1,9 +1,11 @@
-"""The machine and the libraries that produced a figure, and the memory of this process."""
+"""The machine, the code and the libraries that produced a figure, and the memory of this process."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,38 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
+
+
+def physical_cores() -> int:
+    """Physical cores among the logical ones that this process may use; all of these where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return _cores()
+    return len({_physical_core(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _physical_core(cpu: int) -> tuple[str, ...]:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    files = [topology / "physical_package_id", topology / "core_id"]
+    if not all(path.is_file() for path in files):
+        return (str(cpu),)
+    return tuple(path.read_text(encoding="ascii").strip() for path in files)
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with '+changes' when files differ from it; None outside a git checkout, or in one that
+    git does not read (another user's, or without a commit)."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists() or shutil.which("git") is None:
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        commit, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain", "--untracked-files=no")
+    except subprocess.CalledProcessError:
+        return None
+    return commit + ("+changes" if changes else "")
 
 
 def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 
 Results = Mapping[str, Any]
 POOLED = "all corpora"
+TOO_FEW = "too few clips to say"
+"""What stands in place of an interval, a p-value or a verdict that so few resampled units do not give."""
 
 
 def measurements_by_corpus(results: Results) -> dict[str, dict[str, Any]]:
@@ -43,9 +45,14 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.2f}"
 
 
-def signed_range(interval: Sequence[float] | None) -> str:
-    """'-1.00 to +2.00', or 'n/a'."""
-    return "n/a" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+def percent_range(interval: Sequence[float] | None, pattern: str = "{} to {}") -> str:
+    """'1.0 to 2.0', or that there are too few clips."""
+    return TOO_FEW if interval is None else pattern.format(*map(percent, interval))
+
+
+def signed_range(interval: Sequence[float] | None, missing: str = "n/a") -> str:
+    """'-1.00 to +2.00', or `missing`."""
+    return missing if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
 
 
 def count_and_share(count: int, whole: int) -> str:

@@ -16,13 +16,18 @@ _CHARACTERS = str.maketrans(
     }
 )  # fmt: skip
 
+# What stands behind 'M.' for monsieur: a name, a particle of one, or an office ('M. le maire').
+_NAMED = r"(?=[^\W\d_a-zà-ÿ]|(?:de|du|des|le|la|les) |[dl]')"
+
 # Abbreviations whose capitals tell them from other words, and those that are none in any case.
 _ABBREVIATIONS = [
     (re.compile(pattern), words)
     for pattern, words in (
         # not the last of 'A. M. Dupont'
-        (r"(?<![\w.'])(?<!\b\w\. )M\. (?=[^\W\d_a-zà-ÿ])", "monsieur "),
-        (r"(?<![\w.'])MM\. ?(?=[^\W\d_a-zà-ÿ])", "messieurs "),
+        (rf"(?<![\w.'])(?<!\b\w\. )M\. {_NAMED}", "monsieur "),
+        (rf"(?<![\w.'])MM\. ?{_NAMED}", "messieurs "),
+        (r"\b(?:[Aa]v\.|[Aa]vant) ?J\.?[- ]?C\b\.?", "avant Jésus-Christ "),
+        (r"\b(?:[Aa]pr?\.|[Aa]près) ?J\.?[- ]?C\b\.?", "après Jésus-Christ "),
         (r"\bM(?:r|R)\b\.?", "monsieur"),
         (r"\b[Mm]me\b\.?", "madame"),
         (r"\b[Mm]mes\b\.?", "mesdames"),
@@ -58,6 +63,8 @@ _SPELLINGS = [
     for pattern, word in (
         ("(?:etc|et caetera)", "et cetera"),
         ("pourcent", "pour cent"),
+        ("kilo(s?)", r"kilogramme\1"),
+        ("(kilomètres?) (?:à l'|par) heure", r"\1 heure"),
         # In number words, the s that only spelling hears.
         ("(vingt|cent)s", r"\1"),
         ("mil(?= (?:(?:deux|trois|quatre|cinq|six|sept|huit|neuf) )?cent(?!\\S))", "mille"),
@@ -85,7 +92,8 @@ def normalize_french(text: str) -> str:
     - Elided words keep their apostrophe and part from the next: "l'eau" is "l' eau"; "aujourd'hui" is one word.
       Typographic apostrophes are straight ones.
     - œ and æ are oe and ae; accents stay.
-    - Titles and abbreviations are spelled out: M., Mme, Mlle, Dr, St, n°, etc., &.
+    - Titles and abbreviations are spelled out: M., Mme, Mlle, Dr, St, n°, av. J.-C., etc., &.
+    - A kilo is a kilogramme, and kilometres 'à l'heure' or 'par heure' are 'kilomètres heure'.
     - Hyphens and all other punctuation part words. What brackets hold stays: a reader sees it, too.
 
     Nothing is guessed from a text's meaning: '1 pomme' is 'un pomme', '10-12' is 'dix douze'.

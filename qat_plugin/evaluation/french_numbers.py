@@ -30,7 +30,12 @@ _UNITS = {
     "g": ("gramme", "grammes"),
     "cl": ("centilitre", "centilitres"),
     "ml": ("millilitre", "millilitres"),
+    "l": ("litre", "litres"),
+    "ha": ("hectare", "hectares"),
+    "t": ("tonne", "tonnes"),
     "min": ("minute", "minutes"),
+    "mn": ("minute", "minutes"),
+    "s": ("seconde", "secondes"),
     "°C": ("degré celsius", "degrés celsius"),
     "°": ("degré", "degrés"),
     "%": ("pour cent", "pour cent"),
@@ -56,6 +61,7 @@ _FEMININE = (
     "livre",
     "ligne",
     "pièce",
+    "tonne",
 )
 # Signs that stand without a number.
 _SIGNS = {
@@ -158,18 +164,33 @@ def _money(found: _Found) -> str:
     parts = []
     if whole or not rest:
         # 'deux millions d'euros', but 'deux millions cinq cent mille euros'
-        link = "" if whole == 0 or whole % 1_000_000 else "d'" if several.startswith("e") else "de "
-        parts.append(f"{_whole(found['whole'], feminine=one in _FEMININE)} {link}{several if whole > 1 else one}")
+        amount = several if whole > 1 else one
+        named = amount if whole == 0 or whole % 1_000_000 else _of(amount)
+        parts.append(f"{_whole(found['whole'], feminine=one in _FEMININE)} {named}")
     if rest:
         # 'cinq euros cinquante', and without euros 'cinquante centimes'
         parts.append(cardinal(rest) if whole else f"{cardinal(rest)} {hundredths if rest > 1 else hundredth}")
     return f" {' '.join(parts)} "
 
 
+def _of(currency: str) -> str:
+    return f"d'{currency}" if currency.startswith("e") else f"de {currency}"
+
+
+def _large_money(found: _Found) -> str:
+    _, several, _, _ = _CURRENCIES[found["currency"]]
+    return f" {found['count']} {_of(several)} "
+
+
 def _time(found: _Found) -> str:
     hours, minutes = int(found["hours"]), int(found["minutes"] or 0)
     words = [cardinal(hours, feminine=True), "heures" if hours > 1 else "heure"]
     return f" {' '.join([*words, cardinal(minutes, feminine=True)] if minutes else words)} "
+
+
+def _duration(found: _Found) -> str:
+    minutes = int(found["minutes"])
+    return f" {_time(found)} {'minutes' if minutes > 1 else 'minute' if minutes else ''} "
 
 
 def _ordinal(found: _Found) -> str:
@@ -230,7 +251,10 @@ _RULES: list[tuple[re.Pattern[str], Callable[[_Found], str]]] = [
         # 5 €, 5,50 €, 5€50; $5
         (rf"{_NUMBER} ?(?P<currency>[€$£])(?P<behind>\d\d(?!\d))?", _money),
         (rf"(?P<currency>[€$£]) ?{_NUMBER}(?P<behind>)", _money),
-        # 14h30, 14 h 30; 14h; 14:30
+        # 2,5 milliards €
+        (r"\b(?P<count>(?:million|milliard)s?) ?(?P<currency>[€$£])", _large_money),
+        # 10 h 30 min; 14h30, 14 h 30; 14h; 14:30
+        (r"(?<![\w.,:])(?P<hours>\d{1,3}) ?h ?(?P<minutes>[0-5]?\d) ?(?:min|mn)(?![\w:])", _duration),
         (r"(?<![\w.,:])(?P<hours>\d{1,2}) ?[hH] ?(?P<minutes>[0-5]\d)(?![\w:])", _time),
         (r"(?<![\w.,:])(?P<hours>\d{1,3}) ?h(?P<minutes>)(?![\w:'])", _time),
         (r"(?<![\w.,:])(?P<hours>[01]?\d|2[0-4]):(?P<minutes>[0-5]\d)(?![\w:])", _time),

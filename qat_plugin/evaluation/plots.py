@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qat_plugin.arms import FLOAT
 from qat_plugin.evaluation.formatting import measurements_by_corpus
 
 if TYPE_CHECKING:
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with every kind of colour vision, and by the shape of the marker in print.
+# The float arm has the colour of the text.
 _COLOURS = {
-    "fp": "#000000", "fp-auto": "#009E73", "fp-ft": "#56B4E9", "ptq-rtn": "#E69F00", "ptq-kquant": "#F0E442", "ptq-hqq": "#CC79A7",
-    "ptq-mse": "#D55E00", "ptq-gptq": "#882255", "ptq-ft": "#999999", "qat": "#0072B2",
-    "ptq-dynamic": "#44AA99", "ptq-dynamic-7bit": "#117733", "ptq-static": "#DDCC77", "ptq-static-7bit": "#332288",
+    "fp-auto": "#009E73", "fp-ft": "#56B4E9", "ptq-rtn": "#E69F00", "ptq-kquant": "#F0E442", "ptq-hqq": "#CC79A7",
+    "ptq-mse": "#D55E00", "ptq-gptq": "#B5487F", "ptq-ft": "#999999", "qat": "#0072B2",
+    "ptq-dynamic": "#44AA99", "ptq-dynamic-7bit": "#2E8B57", "ptq-static": "#DDCC77", "ptq-static-7bit": "#7C6FD0",
 }  # fmt: skip
 _MARKERS = {
     "fp": "s", "fp-auto": "p", "fp-ft": "D", "ptq-rtn": "^", "ptq-kquant": "<", "ptq-hqq": ">", "ptq-mse": "v", "ptq-gptq": "P",
@@ -24,30 +26,56 @@ _MARKERS = {
 }  # fmt: skip
 _OTHER_COLOUR, _OTHER_MARKER = "#AA4499", "*"
 _ERROR_KINDS = {"substitutions": "#56B4E9", "deletions": "#0072B2", "insertions": "#E69F00"}
+# Ink, paper, lines and notes of a page in the light and in the dark; the papers are those of the page's template.
+_THEMES = {
+    "": ("#000000", "#ffffff", "#e0e0e0", "#595959"),
+    "-dark": ("#e6e6e6", "#181a1b", "#3a3e40", "#a8a8a8"),
+}
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
 _MAX_WIDTH = 11.0  # inches: wider ones are shrunk by the page until nobody can read them
 
 
 def draw_plots(results: Mapping[str, Any], out_dir: Path, log_history: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
-    """Write the plots as PNG to `out_dir`; returns their paths.
+    """Write the plots as PNG to `out_dir`, NAME.png on white and NAME-dark.png for a dark page; returns the former's paths.
 
-    They are wer_by_corpus, wer_by_size, wer_by_speed, errors and, from `log_history`, a trainer's log, training.
+    They are wer_by_corpus, wer_by_size, wer_by_speed, errors; degradation, where the float arm and others were measured;
+    and, from `log_history`, a trainer's log, training.
     """
-    figures = {
-        "wer_by_corpus": _wer_by_corpus(results),
-        "wer_by_size": _wer_by_size(results),
-        "wer_by_speed": _wer_by_speed(results),
-        "errors": _errors(results),
-    }
+    import matplotlib
+
     losses = [entry for entry in log_history if "loss" in entry]
+    plots: dict[str, Callable[[], Figure]] = {"wer_by_corpus": lambda: _wer_by_corpus(results)}
+    if FLOAT in results["arms"] and len(results["arms"]) > 1:
+        plots["degradation"] = lambda: _degradation(results)
+    plots |= {
+        "wer_by_size": lambda: _wer_by_size(results),
+        "wer_by_speed": lambda: _wer_by_speed(results),
+        "errors": lambda: _errors(results),
+    }
     if losses:
-        figures["training"] = _training(losses, results["recipe"])
-    paths = []
-    for name, figure in figures.items():
-        path = out_dir / f"{name}.png"
-        # Without the library's version: the same results give the same bytes.
-        figure.savefig(path, dpi=150, metadata={"Software": None})
-        paths.append(path)
-    return paths
+        plots["training"] = lambda: _training(losses, results["recipe"])
+    for suffix, (ink, paper, line, note) in _THEMES.items():
+        style: Any = dict.fromkeys(_INKED, ink)
+        style |= {"figure.facecolor": paper, "axes.facecolor": paper, "grid.color": line, "lines.color": note}
+        with matplotlib.rc_context(style):
+            for name, draw in plots.items():
+                # Without the library's version: the same results give the same bytes.
+                draw().savefig(out_dir / f"{name}{suffix}.png", dpi=150, metadata={"Software": None})
+    return [out_dir / f"{name}.png" for name in plots]
+
+
+def _ink() -> Any:
+    """The colour of text in the theme that is drawn in."""
+    import matplotlib
+
+    return matplotlib.rcParams["text.color"]
+
+
+def _note() -> Any:
+    """The colour of what is there in passing."""
+    import matplotlib
+
+    return matplotlib.rcParams["lines.color"]
 
 
 def _wer_by_corpus(results: Mapping[str, Any]) -> Figure:
@@ -56,7 +84,7 @@ def _wer_by_corpus(results: Mapping[str, Any]) -> Figure:
     figure, panels = _panels(len(groups), len(arms))
     handles: list[Any] = []
     for axes, (corpus, measurements) in zip(panels, groups.items(), strict=True):
-        drawn = [_draw(axes, arm, x, measurements[arm]) for x, arm in enumerate(arms)]
+        drawn = [_draw_wer(axes, arm, x, measurements[arm]) for x, arm in enumerate(arms)]
         handles = [handle for handle, _ in drawn]
         for x, (arm, (_, top)) in enumerate(zip(arms, drawn, strict=True)):
             wer = f"{100 * measurements[arm]['wer']:.1f}"
@@ -65,6 +93,33 @@ def _wer_by_corpus(results: Mapping[str, Any]) -> Figure:
         axes.set_title(f"{corpus}, {measurements[arms[0]]['reference_words']:,} words", fontsize=10)
         axes.set_ylabel("WER (%), 95 % interval")
     figure.suptitle("Word error rate on each corpus (lower is better)")
+    labels = [f"{arm} ({results['arms'][arm]['format']})" for arm in arms]
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False)
+    return figure
+
+
+def _degradation(results: Mapping[str, Any]) -> Figure:
+    """A panel for each corpus, in it what each arm errs more than fp, with the paired interval of the difference."""
+    arms, groups = [arm for arm in results["arms"] if arm != FLOAT], measurements_by_corpus(results)
+    figure, panels = _panels(len(groups), len(arms))
+    handles: list[Any] = []
+    for axes, (corpus, measurements) in zip(panels, groups.items(), strict=True):
+        axes.axhline(0, color=_ink(), linewidth=1)
+        bounds, handles = [0.0], []
+        for x, arm in enumerate(arms):
+            versus = measurements[arm]["versus"][FLOAT]
+            handle, low, high = _draw(axes, arm, x, versus["difference"], versus["interval"])
+            handles.append(handle)
+            bounds += [low, high]
+            axes.annotate(
+                f"{100 * versus['difference']:+.2f}", (x, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
+            )  # fmt: skip
+        room = 0.15 * max(max(bounds) - min(bounds), 0.5)
+        axes.set_ylim(min(bounds) - room, max(bounds) + room)
+        axes.set_xticks([])
+        axes.set_title(corpus, fontsize=10)
+        axes.set_ylabel("points of WER, paired 95 % interval")
+    figure.suptitle("Word error rate minus that of fp (below 0 is better than fp)")
     labels = [f"{arm} ({results['arms'][arm]['format']})" for arm in arms]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False)
     return figure
@@ -92,7 +147,7 @@ def _wer_against(
     places = _side_by_side(values, 0.03 * largest)
     handles, labels = [], []
     for arm, value in values.items():
-        handles.append(_draw(axes, arm, places[arm], results["pooled"][arm])[0])
+        handles.append(_draw_wer(axes, arm, places[arm], results["pooled"][arm])[0])
         wer = 100 * results["pooled"][arm]["wer"]
         labels.append(f"{arm} ({results['arms'][arm]['format']}): {wer:.1f} % {said.format(value)}")
     axes.set_xlim(0, max(1.08 * largest, max(places.values()) + 0.04 * largest))
@@ -155,10 +210,10 @@ def _training(losses: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) ->
     axes.set_ylim(0, 1.4 * max(value for entry in losses for name, value in entry.items() if name.startswith("loss")))
     axes.set_xlim(0, 1.02 * steps[-1])
     for step, event in _events(recipe, steps[-1]):
-        axes.axvline(step, color="0.5", linewidth=1, linestyle="--")
+        axes.axvline(step, color=_note(), linewidth=1, linestyle="--")
         axes.annotate(
             event, (step, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), textcoords="offset points",
-            rotation=90, ha="left", va="top", fontsize=8, color="0.35",
+            rotation=90, ha="left", va="top", fontsize=8, color=_note(),
         )  # fmt: skip
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss")
@@ -193,7 +248,7 @@ def _figure(width: float, height: float = 4.6) -> Figure:
 
 def _axes(figure: Figure, rows: int = 1, columns: int = 1, place: int = 1) -> Axes:
     axes: Axes = figure.add_subplot(rows, columns, place)
-    axes.grid(axis="y", color="0.9")
+    axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_ylim(0, 1)
@@ -212,16 +267,24 @@ def _panels(count: int, arms: int) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _draw(axes: Axes, arm: str, x: float, measurement: Mapping[str, Any]) -> tuple[Any, float]:
+def _draw_wer(axes: Axes, arm: str, x: float, measurement: Mapping[str, Any]) -> tuple[Any, float]:
     """Mark a WER and its interval, with room above. Returns the marker and, in percent, the upper bound."""
-    wer, low, high = (100 * value for value in (measurement["wer"], *measurement["wer_interval"]))
-    colour = _COLOURS.get(arm, _OTHER_COLOUR)
-    bar = axes.errorbar(
-        x, wer,
-        # Of few resamples, a quantile may lie on the wrong side of the value itself.
-        yerr=[[max(wer - low, 0.0)], [max(high - wer, 0.0)]],
-        fmt=_MARKERS.get(arm, _OTHER_MARKER), color=colour, markersize=8, capsize=5, elinewidth=2, capthick=2,
-    )  # fmt: skip
-    top = max(wer, high)
+    marker, _, top = _draw(axes, arm, x, measurement["wer"], measurement["wer_interval"])
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.12 * top))
-    return bar.lines[0], top
+    return marker, top
+
+
+def _draw(
+    axes: Axes, arm: str, x: float, fraction: float, interval: Sequence[float] | None
+) -> tuple[Any, float, float]:
+    """Mark a value and its interval, where it has one. Returns the marker and, times 100, the bounds of what is drawn."""
+    value = 100 * fraction
+    low, high = (100 * bound for bound in interval or (fraction, fraction))
+    bar = axes.errorbar(
+        x, value,
+        # Of few resamples, a quantile may lie on the wrong side of the value itself.
+        yerr=[[max(value - low, 0.0)], [max(high - value, 0.0)]],
+        fmt=_MARKERS.get(arm, _OTHER_MARKER), color=_ink() if arm == FLOAT else _COLOURS.get(arm, _OTHER_COLOUR),
+        markersize=8, capsize=5, elinewidth=2, capthick=2,
+    )  # fmt: skip
+    return bar.lines[0], min(value, low), max(value, high)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.formatting import (
+    TOO_FEW,
     Results,
+    count_and_share,
     markdown_table,
     measurements_by_corpus,
     percent,
+    percent_range,
     points,
     signed,
     signed_range,
@@ -21,15 +25,18 @@ from qat_plugin.normalizers import NORMALIZERS
 
 def render_table(results: Results) -> str:
     """For a terminal: a row for each corpus and arm, then what they say of the arms on all the speech."""
-    header = ["corpus", "model", "format", "WER %", "95 % interval", "vs fp", "size", "speed"]
+    header = ["corpus", "model", "format", "WER %", "95 % interval", "size", "speed"]
+    if _has_baseline(results):
+        header.insert(5, "vs fp")
     rows = []
     by_corpus = measurements_by_corpus(results)
     for corpus, measurements in by_corpus.items():
         for arm, m in measurements.items():
-            low, high = m["wer_interval"]
-            to_fp = signed(m["versus"][BASELINE]["difference"]) if BASELINE in m["versus"] else ""
-            cells = [percent(m["wer"]), f"{percent(low)} to {percent(high)}", to_fp, _size(results["arms"][arm])]
-            rows.append([corpus, arm, results["arms"][arm]["format"], *cells, _speed(m)])
+            cells = [percent(m["wer"]), percent_range(m["wer_interval"])]
+            if _has_baseline(results):
+                cells.append(signed(m["versus"][BASELINE]["difference"]) if BASELINE in m["versus"] else "")
+            size = _size(results["arms"][arm])
+            rows.append([corpus, arm, results["arms"][arm]["format"], *cells, size, _speed(m)])
         rows.append([""] * len(header))
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
@@ -55,16 +62,15 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         "## Errors",
         "Insertions stand apart, because a single clip that falls into a loop can add a hundred. 'Looping' counts such "
         "clips, those that the loop guard ended included, 'cut off' those whose transcript ran into the model's length "
-        "limit.",
+        "limit; the looping rate is the share of clips that do either.",
         markdown_table(*_error_table(results), text_columns=2),
         *breakdown_sections(results),
-        "## Differences",
-        "WER of an arm minus WER of another on the same utterances, with the paired 95 % interval; below 0 the arm is "
-        "better.",
-        markdown_table(*_difference_table(results), text_columns=3),
+        *_difference_section(results),
         *cost_sections(results),
         "## Speech",
         markdown_table(*_corpus_table(results), text_columns=2),
+        "Test audio that is also training audio is refused before anything is measured; texts may be in both, spoken in "
+        "other recordings. Streamed corpora are not compared.",
         "## Files",
         "Every file of an arm's folder counts.",
         markdown_table(*_file_table(results), text_columns=2),
@@ -92,16 +98,30 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
 def findings(results: Results) -> list[str]:
     """What all the speech together says: of each arm against fp, and of the last arm against each other one.
 
-    A sentence holds the difference, its interval and whether it is beyond chance. All pairs on all corpora are in the
-    report's table of differences.
+    A sentence holds the difference, its interval and whether it is beyond chance. Where a corpus has too few clips for the
+    pooled ones to have an interval, the other corpora speak, each for itself. All pairs on all corpora are in the report's
+    table of differences. Of a single arm there is its WER to tell, and that it was compared with none.
     """
-    corpus, measurements = list(measurements_by_corpus(results).items())[-1]
-    last = list(measurements)[-1]
-    return [
+    by_corpus = measurements_by_corpus(results)
+    telling = {name: ms for name, ms in by_corpus.items() if all(m["wer_interval"] for m in ms.values())}
+    pooled = list(by_corpus)[-1]
+    if len(results["arms"]) == 1:
+        ((arm, m),) = by_corpus[pooled].items()
+        interval = f"95 % interval {percent_range(m['wer_interval'])} %" if m["wer_interval"] else TOO_FEW
+        return [
+            f"{pooled}: {arm} has {percent(m['wer'])} % WER, {interval}; no other arm was measured to compare it with."
+        ]
+    said = [
         _finding(corpus, arm, other, measurement, measurements[other], versus)
+        for corpus, measurements in ([(pooled, telling[pooled])] if pooled in telling else telling.items())
         for arm, measurement in measurements.items()
         for other, versus in measurement["versus"].items()
-        if other == BASELINE or arm == last
+        if other == BASELINE or arm == list(measurements)[-1]
+    ]
+    few = {name: results["corpora"][name] for name in by_corpus if name not in telling and name in results["corpora"]}
+    return said + [
+        f"{name}: {TOO_FEW} how sure its figures are: {corpus['interval_units']}, where {MIN_UNITS} are needed."
+        for name, corpus in few.items()
     ]
 
 
@@ -133,32 +153,51 @@ def _table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _wer_cell(arm: str, measurement: Results) -> str:
-    low, high = measurement["wer_interval"]
-    cell = f"{percent(measurement['wer'])} [{percent(low)}, {percent(high)}]"
+    interval = percent_range(measurement["wer_interval"], "{}, {}")
+    cell = f"{percent(measurement['wer'])} [{interval}]"
     versus = measurement["versus"].get(BASELINE)
     return cell if versus is None else f"{cell} ({signed(versus['difference'])})"
 
 
 def _caption(results: Results) -> str:
     settings = results["settings"]
-    delta = " and the difference to fp in points" if BASELINE in results["arms"] and len(results["arms"]) > 1 else ""
+    delta = " and the difference to fp in points" if _has_baseline(results) else ""
+    share = ", share of fp" if _has_baseline(results) else ""
     return (
         f"WER with its 95 % interval{delta}, texts normalized by '{settings['normalizer']}'. Size: all files of the "
-        f"folder, share of fp. Speed: seconds of audio a second of wall time, {_threads(settings)} on "
+        f"folder{share}. Speed: seconds of audio a second of wall time, {_threads(settings)} on "
         f"{results['environment']['cpu']}, {_batch(settings)}."
     )
 
 
+def _has_baseline(results: Results) -> bool:
+    """Whether there are arms to compare with fp."""
+    return BASELINE in results["arms"] and len(results["arms"]) > 1
+
+
 def _error_table(results: Results) -> tuple[list[str], list[list[str]]]:
     header = ["corpus", "arm", "substitutions", "deletions", "insertions", "words", "CER %"]
-    header += ["looping", "cut off", "speed"]
+    header += ["looping", "cut off", "looping rate %", "speed"]
     rows = []
     for corpus, measurements in measurements_by_corpus(results).items():
         for arm, m in measurements.items():
             counts = [m[n] for n in ("substitutions", "deletions", "insertions", "reference_words")]
-            figures = [*counts, percent(m["cer"]), m["looping"], m["hit_length_limit"], _speed(m)]
+            figures = [*counts, percent(m["cer"]), m["looping"], m["hit_length_limit"]]
+            # which older results do not name
+            figures += [percent(m["looping_rate"]) if "looping_rate" in m else "n/a", _speed(m)]
             rows.append([corpus, arm, *map(str, figures)])
     return header, rows
+
+
+def _difference_section(results: Results) -> list[str]:
+    if len(results["arms"]) == 1:
+        return []
+    return [
+        "## Differences",
+        "WER of an arm minus WER of another on the same utterances, with the paired 95 % interval; below 0 the arm is "
+        "better.",
+        markdown_table(*_difference_table(results), text_columns=3),
+    ]
 
 
 def _difference_table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -170,24 +209,37 @@ def _difference_table(results: Results) -> tuple[list[str], list[list[str]]]:
                 relative = "n/a" if v["relative"] is None else signed(v["relative"])
                 figures = [
                     signed(v["difference"]),
-                    signed_range(v["interval"]),
+                    signed_range(v["interval"], TOO_FEW),
                     relative,
                     signed_range(v["relative_interval"]),
                 ]
-                p_value = f"{v['p_value']:.3f}" if v["p_value"] >= 0.001 else "< 0.001"
-                rows.append([corpus, arm, other, *figures, p_value, "yes" if v["beyond_interval"] else "no"])
+                rows.append([corpus, arm, other, *figures, _p_value(v["p_value"]), _BEYOND[v["beyond_interval"]]])
     return header, rows
+
+
+_BEYOND = {True: "yes", False: "no", None: TOO_FEW}
+
+
+def _p_value(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _corpus_table(results: Results) -> tuple[list[str], list[list[str]]]:
     header = ["corpus", "language", "utterances", "words", "minutes", "speakers", "longer than the window"]
-    header.append("empty references")
-    rows = [
-        [name, *(str(v) for v in (", ".join(c["languages"]), c["utterances"], c["words"], f"{c['seconds'] / 60:.1f}", c["speakers"] or "unknown",
-                                  c["long_form"], c["empty_references"]))]
-        for name, c in results["corpora"].items()
-    ]  # fmt: skip
+    header += ["empty references", "texts also trained on"]
+    rows = []
+    for name, c in results["corpora"].items():
+        counts = [c["utterances"], c["words"], f"{c['seconds'] / 60:.1f}", c["speakers"] or "unknown"]
+        counts += [c["long_form"], c["empty_references"], _shared_texts(c.get("overlap"))]
+        rows.append([name, ", ".join(c["languages"]), *map(str, counts)])
     return header, rows
+
+
+def _shared_texts(overlap: Results | None) -> str:
+    if overlap is None or not overlap["test_rows"]:
+        return "not compared"
+    compared = count_and_share(overlap["same_text"], overlap["test_rows"])
+    return compared + (f", without {', '.join(overlap['unchecked'])}" if overlap["unchecked"] else "")
 
 
 def _file_table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -211,6 +263,7 @@ def _speed(measurement: Results) -> str:
 
 def _threads(settings: Results) -> str:
     count = settings["num_threads"]
+    # Results from before the number was counted do not name it.
     return "a thread for each physical core" if count is None else "1 thread" if count == 1 else f"{count} threads"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qat_plugin.evaluation.bootstrap import MIN_SPEAKERS
+from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.breakdown import LONG_INSERTION, MIN_SPEAKER_WORDS
 from qat_plugin.evaluation.formatting import Results, count_and_share, markdown_table, measurements_by_corpus, percent
 
@@ -88,7 +88,7 @@ def _unit(corpus: Results) -> str:
     why = (
         "speakers are unknown"
         if known is None
-        else f"of {known} known speaker{'s' if known > 1 else ''}, where {MIN_SPEAKERS} and no unknown ones are needed to draw "
+        else f"of {known} known speaker{'s' if known > 1 else ''}, where {MIN_UNITS} and no unknown ones are needed to draw "
         "speakers"
     )
     return f"{corpus['interval_units']} utterances ({why}: the interval speaks for more speech of these only)"

@@ -5,7 +5,7 @@
     {
       "schema_version": 1,
       "git_commit": str | null,
-      "recipe": {field: value},                     as given
+      "recipe": {field: value},                     as given, "arms" in the order of `qat_plugin.arms`
       "step_seconds": {step: seconds},              as given
       "environment": {cpu, cpu_flags, cores, architecture, system, python, packages: {name: version}},
       "settings": {language, task, normalizer, num_beams, loop_guard, long_form, batch_size, num_threads, max_target_positions,
@@ -22,6 +22,7 @@
                            "interval_unit": "speakers" | "utterances", "interval_units": int,   what is resampled
                            "source": {source, path, config, split, revision, task_id, license, description} | null,
                                                                    as given; of the Hub, the revision is the commit read
+                            "overlap": OVERLAP | null,              as given: what it shares with the training speech
                            "sha256": hex}},                        of ids, references, durations, speakers, languages
       "training": {"corpora": {CORPUS: as "source"},               see `qat_plugin.training.record`
                    "samples", "seconds", "device", "processes"},   as training wrote it down, see there
@@ -29,13 +30,16 @@
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }
 
+    OVERLAP = {"test_rows", "same_text", "same_audio": int, "unchecked": [training corpus, ...]}, see `qat_plugin.data.overlap`
+
     MEASUREMENT = {
-      "wer": fraction, "wer_interval": [low, high],
+      "wer": fraction, "wer_interval": [low, high] | null,
       "substitutions", "deletions", "insertions", "hits", "reference_words": int,
       "cer": fraction, "character_errors", "reference_characters": int,
       "audio_seconds", "wall_seconds", "rtfx": float,
       "tokens": int,
       "looping": int, "looping_ids": [id, ...],                    see `loops`; those that the guard ended included
+      "looping_rate": fraction,                                    of utterances that loop or hit the length limit
       "loop_cut": int, "loop_cut_ids": [id, ...],                  ended by the loop guard
       "hit_length_limit": int, "hit_length_limit_ids": [id, ...],
       "utterances": int,
@@ -44,15 +48,16 @@
       "over_half_wrong": int,                                      utterances with more than 50 % WER
       "by_duration": [{"from_seconds": float, "to_seconds": float | null, COUNTS}, ...],
       "worst_speakers": [{"speaker": str, COUNTS}, ...],           of those with 20 words or more; see `breakdown`
-      "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high], "p_value": float,
+      "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high] | null, "p_value": float | null,
                              "relative": float | null, "relative_interval": [low, high] | null,
-                             "beyond_interval": bool}}             every arm that comes earlier in `arms`
+                             "beyond_interval": bool | null}}      every arm that comes earlier in `arms`
     }
 
     COUNTS = "utterances", "reference_words", "substitutions", "deletions", "insertions": int, "wer": fraction | null
 
 `difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
-100 is percent. Intervals are the paired bootstrap's 95 %. Arms come in the order of `qat_plugin.arms`. In "pooled" the
+100 is percent. Intervals are the paired bootstrap's 95 %; they, "p_value" and "beyond_interval" are null where a corpus has
+fewer than 8 "interval_units". Arms come in the order of `qat_plugin.arms`. In "pooled" the
 ids are written CORPUS/ID and speakers CORPUS/SPEAKER. The same transcripts give the same bytes; another evaluation of the
 same inputs differs in measured times and costs only ("wall_seconds", "rtfx", "step_seconds", "cost").
 """
@@ -61,7 +66,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +104,7 @@ def collect_results(
     step_seconds: Mapping[str, float],
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
+    overlaps: Mapping[str, Mapping[str, Any]] | None = None,
     git_commit: str | None = None,
     resamples: int = DEFAULT_RESAMPLES,
     seed: int = DEFAULT_SEED,
@@ -114,6 +120,7 @@ def collect_results(
         step_seconds: wall time of each step of the run.
         costs: what `measure_cost` found of each arm; None where that was not measured.
         sources: of each corpus where it comes from and in which revision, JSON-able; None where that is unknown.
+        overlaps: of each corpus what it shares with the training speech, JSON-able; None where that was not compared.
         git_commit: of the code that ran.
         resamples, seed: of the bootstrap.
 
@@ -122,12 +129,12 @@ def collect_results(
 
     Raises:
         EvaluationError: transcripts are missing, unfinished, of other files than the folders hold now, made with
-            different settings, or of different utterances; or a corpus has no reference word.
+            different settings, or of different utterances; or a corpus has no reference word; or `resamples` are too few.
     """
     if not arm_folders or not corpora:
         raise EvaluationError(f"arms are {list(arm_folders)}, corpora {list(corpora)}: name at least one of each")
     normalize = get_normalizer(normalizer)
-    arms = sorted(arm_folders, key=arm_order)
+    arms = _in_order(arm_folders)
     listings = {arm: list_files(arm_folders[arm]) for arm in arms}
     scored: dict[str, dict[str, Scored]] = {}
     shared: tuple[Path, dict[str, Any]] | None = None
@@ -160,7 +167,7 @@ def collect_results(
     return {
         "schema_version": SCHEMA_VERSION,
         "git_commit": git_commit,
-        "recipe": dict(recipe),
+        "recipe": {**recipe, **({"arms": _in_order(recipe["arms"])} if "arms" in recipe else {})},
         "step_seconds": {step: round(seconds, 1) for step, seconds in step_seconds.items()},
         "environment": environment,
         "settings": {
@@ -170,7 +177,11 @@ def collect_results(
         },
         "arms": _describe_arms(arms, arm_folders, listings, costs or {}),
         "corpora": {
-            corpus: {**_describe_corpus(scored[corpus][arms[0]]), "source": (sources or {}).get(corpus)}
+            corpus: {
+                **_describe_corpus(scored[corpus][arms[0]]),
+                "source": (sources or {}).get(corpus),
+                "overlap": (overlaps or {}).get(corpus),
+            }
             for corpus in corpora
         },
         "measurements": {arm: {corpus: by_corpus[corpus][arm] for corpus in corpora} for arm in arms},
@@ -199,6 +210,10 @@ def read_results(path: Path) -> dict[str, Any]:
             "run the evaluation again"
         )
     return results
+
+
+def _in_order(arms: Iterable[str]) -> list[str]:
+    return sorted(arms, key=lambda arm: (arm_order(arm), arm))
 
 
 def _check_same_settings(first: Path, expected: dict[str, Any], path: Path, found: dict[str, Any]) -> None:

@@ -6,13 +6,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
+from transformers import GenerationConfig, WhisperConfig, WhisperProcessor
 
 from qat_plugin.errors import EvaluationError
 from qat_plugin.evaluation.decoder import Audio, Decoder, LongForm, SpeechModel
-from qat_plugin.evaluation.environment import describe_environment
+from qat_plugin.evaluation.environment import describe_environment, physical_cores
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.normalizer import Normalizer, get_normalizer
 from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
@@ -65,7 +67,7 @@ def evaluate_arm(
     as `long_form` says: "sequential", window by window with timestamps, each beginning where the last one ended, or
     "chunked", see `qat_plugin.runtime.chunks`. Beam or greedy search without sampling; generation ends
     at the model's own `max_target_positions`. The first batch is run once before timing starts. Time includes features,
-    generation and text, not the reading of audio files.
+    generation and text, not the reading of audio files. Where every utterance is there already, no model is opened.
 
     Args:
         folder: complete ONNX folder.
@@ -78,7 +80,8 @@ def evaluate_arm(
         loop_guard: end what falls into a loop, see `qat_plugin.runtime.logits.LoopGuard`.
         long_form: what is done with clips beyond the model's window.
         batch_size: utterances that are decoded together, in the corpus' order.
-        num_threads: of ONNX Runtime; None: its default, all physical cores.
+        num_threads: of each of ONNX Runtime's sessions, or of `model`'s where it is given; None: one for each physical
+            core, see `physical_cores`. The number is among the settings.
         model: the model of `folder`, if the caller has it open, for the next corpus; its generation config is replaced
             by a copy with that length limit.
 
@@ -91,14 +94,27 @@ def evaluate_arm(
     """
     normalize = get_normalizer(normalizer)
     files = list_files(folder)
-    processor = load_processor(folder)
-    if model is None:
+    threads = physical_cores() if num_threads is None else num_threads
+
+    def open_model() -> tuple[SpeechModel, WhisperProcessor]:
         # onnxruntime is an import that scoring and reports can do without.
         from qat_plugin.runtime import QuantizedWhisper
 
-        model = QuantizedWhisper.from_pretrained(folder, num_threads=num_threads)
+        opened = QuantizedWhisper.from_pretrained(folder, num_threads=threads) if model is None else model
+        return opened, load_processor(folder)
+
+    configured = model or SimpleNamespace(
+        config=WhisperConfig.from_pretrained(folder), generation_config=GenerationConfig.from_pretrained(folder)
+    )
     decoder = Decoder(
-        model, processor, language=language, task=task, num_beams=num_beams, loop_guard=loop_guard, long_form=long_form
+        configured.config,
+        configured.generation_config,
+        open_model,
+        language=language,
+        task=task,
+        num_beams=num_beams,
+        loop_guard=loop_guard,
+        long_form=long_form,
     )
     output = TranscriptFile(
         out_dir / corpus.name,
@@ -108,7 +124,7 @@ def evaluate_arm(
             "corpus": corpus.name,
             **decoder.settings,
             "batch_size": batch_size,
-            "num_threads": num_threads,
+            "num_threads": threads,
             "environment": describe_environment(),
             "files": files,
         },

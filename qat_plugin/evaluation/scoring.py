@@ -94,7 +94,7 @@ def _count_columns(part: Scored) -> Counts:
     return sum_by_unit(counts, part.speakers)
 
 
-def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
+def _measure(part: Scored, interval: Interval | None) -> dict[str, Any]:
     words, characters = sum_word_errors(part.words), sum_character_errors(part.characters)
     audio, wall = (sum(getattr(t, name) for t in part.transcripts) for name in ("duration", "seconds"))
     looping = [name for name, flag in zip(part.ids, part.looping, strict=True) if flag]
@@ -117,6 +117,7 @@ def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
         "tokens": sum(t.tokens for t in part.transcripts),
         "looping": len(looping),
         "looping_ids": looping,
+        "looping_rate": rounded(len({*looping, *cut}) / len(part.ids)),
         "loop_cut": len(guarded),
         "loop_cut_ids": guarded,
         "hit_length_limit": len(cut),
@@ -126,19 +127,22 @@ def _measure(part: Scored, interval: Interval) -> dict[str, Any]:
 
 
 def _difference_to_json(difference: Difference) -> dict[str, Any]:
-    relative = difference.relative_interval
     return {
         "difference": rounded(difference.value),
         "interval": _interval_to_json(difference.interval),
-        "p_value": rounded(difference.p_value),
-        "relative": None if difference.relative is None else rounded(difference.relative),
-        "relative_interval": None if relative is None else _interval_to_json(relative),
+        "p_value": _rounded_or_none(difference.p_value),
+        "relative": _rounded_or_none(difference.relative),
+        "relative_interval": _interval_to_json(difference.relative_interval),
         "beyond_interval": difference.beyond_interval,
     }
 
 
-def _interval_to_json(interval: Interval) -> list[float]:
-    return [rounded(interval.low), rounded(interval.high)]
+def _interval_to_json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [rounded(interval.low), rounded(interval.high)]
+
+
+def _rounded_or_none(value: float | None) -> float | None:
+    return None if value is None else rounded(value)
 
 
 def rounded(value: float) -> float:

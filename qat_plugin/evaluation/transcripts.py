@@ -4,12 +4,15 @@
 
     CORPUS/ARM.jsonl           one `Transcript` a line
     CORPUS/ARM.settings.json   what produced them, and whether all are there
+    CORPUS/ARM.DIGEST.jsonl, CORPUS/ARM.DIGEST.settings.json   the same of other settings, by the digest of these
 
-Transcripts of other settings are never mixed: when the settings changed, the file is set aside and begun anew.
+Transcripts of other settings are never mixed: when the settings changed, both files are set aside under their digest, and
+taken back when those settings come again. So nothing that was computed is lost, however often settings change.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -58,7 +61,7 @@ class TranscriptFile:
     """Appends an arm's transcripts of a corpus, and knows which batches are there already."""
 
     def __init__(self, folder: Path, arm: str, settings: dict[str, Any]) -> None:
-        """Open `folder`/`arm`.jsonl, continuing it if it was written with the same settings.
+        """Open `folder`/`arm`.jsonl, continuing what was written with the same settings, then or earlier.
 
         Raises `EvaluationError` when a line other than a torn last one cannot be read.
         """
@@ -104,17 +107,36 @@ class TranscriptFile:
 
     def _set_aside_if_changed(self) -> None:
         if not self.path.exists():
+            self._take_back()
             return
         if not self._settings_path.exists():
             raise EvaluationError(f"{self.path} lies there without {self._settings_path.name}: delete or restore it")
-        changes = _differences(_read_json(self._settings_path)["settings"], self._settings)
+        before = _read_json(self._settings_path)["settings"]
+        changes = _differences(before, self._settings)
         if changes:
-            previous = self.path.with_suffix(".jsonl.previous")
+            previous = self._aside(before)
+            # The transcripts last: while they lie here, the settings say what they are.
+            _settings_path(previous).write_bytes(self._settings_path.read_bytes())
             self.path.replace(previous)
+            found = self._take_back()
             logger.warning(
-                "%s is begun anew, because its settings changed; what was there is in %s. %s",
-                self.path, previous.name, "; ".join(changes),
+                "%s is %s, because its settings changed; what was there is in %s. %s",
+                self.path, "taken up again" if found else "begun anew", previous.name, "; ".join(changes),
             )  # fmt: skip
+
+    def _take_back(self) -> bool:
+        """Whether transcripts of these settings had been set aside; they are in their place again."""
+        aside = self._aside(self._settings)
+        if not aside.exists():
+            return False
+        self._set_settings(complete=False)
+        aside.replace(self.path)
+        _settings_path(aside).unlink(missing_ok=True)
+        return True
+
+    def _aside(self, settings: dict[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        return self.path.with_suffix(f".{digest}.jsonl")
 
     def _set_settings(self, *, complete: bool) -> None:
         scratch = self._settings_path.with_suffix(".tmp")

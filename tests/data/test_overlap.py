@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from synthetic_speech import make_corpus
 
 from qat_plugin.data.corpora import data_definition
 from qat_plugin.data.loading import Corpus, load_corpus
-from qat_plugin.data.overlap import assert_no_overlap
+from qat_plugin.data.overlap import CorpusOverlap, assert_no_overlap
 from qat_plugin.errors import DataError
 
 
@@ -35,6 +36,22 @@ def test_shared_text_is_counted(tmp_path: Path) -> None:
     report = assert_no_overlap(train, test)
     assert (report.test_rows, report.same_text, report.same_audio) == (2, 1, 0)
     assert report.examples == ["test:clip0.wav has the text of train:clip0.wav: 'oui'"]
+
+
+def test_each_test_corpus_has_its_own_counts(tmp_path: Path) -> None:
+    train = [load(make_corpus(tmp_path / "train", [{"text": "oui"}, {"text": "non"}]))]
+    shared = load(
+        make_corpus(tmp_path / "shared", [{"text": "oui", "frequency": 900}, {"text": "non", "frequency": 950}])
+    )
+    other = load(make_corpus(tmp_path / "other", [{"text": "bon", "frequency": 800}]))
+    report = assert_no_overlap(train, [shared, other])
+    assert report.corpora == {"shared": CorpusOverlap(2, 2, 0, []), "other": CorpusOverlap(1, 0, 0, [])}
+    assert (report.test_rows, report.same_text) == (3, 2)
+    # What is streamed is compared with nothing, on either side.
+    definition = dataclasses.replace(other.definition, name="radio")
+    radio = dataclasses.replace(other, definition=definition, rows=other.rows.to_iterable_dataset())
+    assert assert_no_overlap([*train, radio], [shared]).corpora == {"shared": CorpusOverlap(2, 2, 0, ["radio"])}
+    assert assert_no_overlap(train, [radio]).corpora == {"radio": CorpusOverlap(0, 0, 0, ["train"])}
 
 
 def test_corpora_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:

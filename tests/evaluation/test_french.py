@@ -161,6 +161,49 @@ def test_what_stands_around_figures(text: str, expected: str) -> None:
     check(text, expected)
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("M. de Villepin et M. le maire sont là.", "Monsieur de Villepin et monsieur le maire sont là."),
+        ("MM. les députés ont reçu M. d'Artagnan", "messieurs les députés ont reçu monsieur d'Artagnan"),
+        ("Le budget est de 2,5 milliards d'euros.", "le budget est de deux virgule cinq milliards d'euros"),
+        ("3 milliards €, 10 millions $", "trois milliards d'euros, dix millions de dollars"),
+        ("Rome, fondée en 753 av. J.-C.", "Rome, fondée en sept cent cinquante-trois avant Jésus-Christ"),
+        ("En 79 apr. J.-C., le Vésuve", "en soixante-dix-neuf après Jésus-Christ, le Vésuve"),
+        ("Il fait 21 °C, et -5 °C la nuit.", "il fait vingt et un degrés Celsius, et moins cinq degrés Celsius la nuit"),
+        ("Il pèse 70 kg.", "il pèse soixante-dix kilos"),
+        ("Il roule à 90 km/h.", "il roule à quatre-vingt-dix kilomètres à l'heure"),
+        ("110 km/h", "cent dix kilomètres par heure"),
+        ("Le 1er mai, la 1re fois, le 2e jour", "le premier mai, la première fois, le deuxième jour"),
+        ("Le dossier n° 12", "le dossier numéro douze"),
+        ("Le train part à 14 h 30.", "le train part à quatorze heures trente"),
+        ("en 2 h 05 min", "en deux heures cinq minutes"),
+        ("15 % des voix, 3,5 % des sièges", "quinze pour cent des voix, trois virgule cinq pour cent des sièges"),
+        ("une valeur de 3,14", "une valeur de trois virgule quatorze"),
+        ("0,5 l de lait, 1 t de blé sur 3 ha", "zéro virgule cinq litre de lait, une tonne de blé sur trois hectares"),
+        ("attendez 30 s ou 5 mn", "attendez trente secondes ou cinq minutes"),
+    ],
+)  # fmt: skip
+def test_sentences_are_the_same_written_and_said(written: str, said: str) -> None:
+    assert normalize_french(written) == normalize_french(said)
+    assert not re.search(r"[0-9]|\b(?:km|kg|av|apr|mm)\b", normalize_french(written))
+    for text in (written, said):
+        check_robust(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("la ligne M. elle part", "la ligne m elle part"),
+        ("J.-C. Dupont est avant J. Martin", "j c dupont est avant j martin"),
+        ("5 l'ont vu, 3 s'en vont, 2 t'ont dit", "cinq l' ont vu trois s' en vont deux t' ont dit"),
+        ("trois millions", "trois millions"),
+    ],
+)
+def test_what_only_looks_like_an_abbreviation_stays(text: str, expected: str) -> None:
+    check(text, expected)
+
+
 def test_names_of_numbers() -> None:
     """num2words leaves an s in some ordinals."""
     assert [ordinal(n) for n in (80, 180, 1_000_000, 2_000_000, 1_000_000_000)] == [
@@ -185,7 +228,7 @@ def test_whatever_a_model_may_write() -> None:
     generator = random.Random(0)
     pieces = [*"0123456789 .,'-’:;/€$%°²hHeMXVIlLdqu nœÆ#*@+=×()…!?", "1er", "2e", "ème", "cent ", "vingt ", "mille ", "dix ", "neuf ",
               "onze ", "mil ", "M. ", "etc.", "n°", "qu'", "aujourd'hui", "l'", "St ", "Dr", "km", " h", "30", "e\u0301", "İ", "ß", "привет",
-              "½", "Ⅳ", "١", "\u00a0", "et ", "un ", "soixante ", "&", "A.B.", "million ", "s "]  # fmt: skip
+              "½", "Ⅳ", "١", "\u00a0", "et ", "un ", "soixante ", "&", "A.B.", "million ", "s ", "av. J.-C.", "M. de ", "kilo ", "kilomètres ", "par heure", "à l'heure", "km/h", "milliards €", " min"]  # fmt: skip
     for _ in range(20_000):
         check_robust("".join(generator.choices(pieces, k=generator.randint(1, 12))))
 

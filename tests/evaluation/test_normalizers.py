@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 import qat_plugin.evaluation
 from qat_plugin.errors import EvaluationError
@@ -30,6 +32,22 @@ def test_every_name_is_known_everywhere() -> None:
     }
     with pytest.raises(EvaluationError, match=r"normalizer is 'frensh'; known are 'basic', 'french', 'none'"):
         get_normalizer("frensh")
+
+
+def test_basic_is_whispers_own() -> None:
+    whispers = BasicTextNormalizer()
+    generator = random.Random(0)
+    pieces = [
+        *"aÀéß'’-.,;:!?()[]<>{}«»%€°ﬁ½²ⅣİœŒ中문한\u0301\u00a0\t\n 09",
+        "(rires)",
+        "[bruit]",
+        "l'été",
+        "<unk>",
+        "Привет ",
+    ]
+    for _ in range(5000):
+        text = "".join(generator.choices(pieces, k=generator.randint(0, 14)))
+        assert get_normalizer("basic")(text) == " ".join(whispers(text).split()), text
 
 
 def examples() -> list[list[str]]:

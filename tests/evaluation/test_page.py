@@ -1,23 +1,12 @@
 """The report as a page: everything inside, and every wrong word marked."""
 
+from pathlib import Path
+
 import pytest
+from fakes import write_transcripts
 
 from qat_plugin.evaluation.formatting import markdown_table
-from qat_plugin.evaluation.page import Utterance, mark_errors, part_most, render_page
-
-
-@pytest.mark.parametrize(
-    ("reference", "hypothesis", "marked"),
-    [
-        ("le chat dort", "le chat dort", "le chat dort"),
-        ("le chat dort", "le rat dort bien", "le <del>chat</del> <ins>rat</ins> dort <ins>bien</ins>"),
-        ("un deux trois", "trois", "<del>un deux</del> trois"),
-        ("", "merci <b>", "<ins>merci &lt;b&gt;</ins>"),
-        ("bonjour", "", "<del>bonjour</del>"),
-    ],
-)
-def test_wrong_and_missing_words_are_marked(reference, hypothesis, marked):
-    assert mark_errors(reference, hypothesis) == marked
+from qat_plugin.evaluation.page import Utterance, part_most, render_page, worst
 
 
 def test_the_utterances_that_part_arms_most_come_first():
@@ -28,6 +17,55 @@ def test_the_utterances_that_part_arms_most_come_first():
     found = part_most(utterances, ["fp", "ptq", "qat"])
     assert [utterance.id for utterance in found] == ["much worse", "better", "worse"]
     assert len(part_most(utterances, ["fp", "ptq", "qat"], count=1)) == 1
+
+
+def test_the_worst_utterances_are_those_with_most_errors_of_the_last_arm():
+    def heard(name, fp, qat):
+        return Utterance(name, "", {"fp": (fp, ""), "qat": (qat, "")})
+
+    utterances = [heard("fine", 3, 0), heard("b", 0, 2), heard("a", 2, 2), heard("worst", 9, 9)]
+    assert [utterance.id for utterance in worst(utterances, "qat")] == ["worst", "a", "b"]
+    assert [utterance.id for utterance in worst(utterances, "qat", count=1)] == ["worst"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    heard = {"fp": ["le chat dort", "oui"], "qat": ["le rat dort <b>", "oui"]}
+    for arm, texts in heard.items():
+        write_transcripts(tmp_path, "studio", arm, {}, list(zip(["le chat dort bien", "oui"], texts, strict=True)))
+    return tmp_path
+
+
+def results_of(*arms: str) -> dict:
+    return {"arms": {arm: {} for arm in arms}, "corpora": {"studio": {}}, "settings": {"normalizer": "none"}}
+
+
+def test_words_stand_side_by_side_in_all_arms(folder: Path) -> None:
+    page = "".join(render_page(results_of("fp", "qat"), "# Title\n", folder).split("\n"))
+    worst_ones, parting = page.split("<h2>Worst utterances</h2>")[1].split("<h2>Where the arms part</h2>")
+    for part in (worst_ones, parting):
+        assert part.count('<div class="aligned">') == 1 and "<code>u0</code>" in part  # u1 is right everywhere
+        assert "<span>said</span><span>fp: 1</span><span>qat: 2</span>" in part
+        assert "<span><span>chat</span><span>chat</span><ins>rat</ins></span>" in part
+        assert "<span><span>bien</span><del>–</del><ins>&lt;b&gt;</ins></span>" in part and "<b>" not in part
+    assert "Those on which qat errs most" in worst_ones
+
+
+def test_one_arm_is_compared_with_none(folder: Path) -> None:
+    page = render_page(results_of("fp"), "# Title\n", folder)
+    assert "Those on which fp errs most" in page and "<code>u0</code>" in page
+    assert "Where the arms part" not in page and "qat" not in page
+
+
+def test_a_plot_has_a_variant_for_dark_pages(folder: Path) -> None:
+    for name, content in (("wer.png", b"light"), ("wer-dark.png", b"dark")):
+        (folder / name).write_bytes(content)
+    page = render_page(results_of("fp"), "# Title\n\n![wer.png](wer.png)\n", folder)
+    expected = (
+        '<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,ZGFyaw==">'
+        '<img src="data:image/png;base64,bGlnaHQ=" alt="wer.png" /></picture>'
+    )
+    assert expected in page
 
 
 def test_long_tables_are_folded_and_nothing_is_lost(tmp_path):

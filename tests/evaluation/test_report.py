@@ -14,7 +14,7 @@ from fakes import exported_folder, write_transcripts
 from matplotlib.image import imread
 
 from qat_plugin.evaluation.folder_files import list_files
-from qat_plugin.evaluation.plots import _events, _side_by_side, draw_plots
+from qat_plugin.evaluation.plots import _degradation, _events, _side_by_side, draw_plots
 from qat_plugin.evaluation.report import findings, render_report, render_table
 from qat_plugin.evaluation.results import collect_results
 from qat_plugin.normalizers import NORMALIZERS
@@ -78,6 +78,29 @@ def test_findings_say_how_sure_they_are(results: dict[str, Any]) -> None:
     assert unsure.endswith("0 lies inside, so this speech does not tell the two apart.")
 
 
+def without_verdict(measurement: dict[str, Any]) -> None:
+    measurement["wer_interval"] = None
+    for versus in measurement["versus"].values():
+        versus.update(interval=None, relative_interval=None, p_value=None, beyond_interval=None)
+
+
+def test_of_few_clips_it_is_said_that_they_are_few(results: dict[str, Any], tmp_path: Path) -> None:
+    results["corpora"]["street"]["interval_units"] = 2
+    for arm in results["arms"]:
+        without_verdict(results["measurements"][arm]["street"])
+        without_verdict(results["pooled"][arm])
+    report, table = render_report(results), render_table(results)
+    row = cells(report, "street", "qat", "fp", under="Differences")
+    assert (row[4], *row[6:]) == ("too few clips to say", "n/a", "n/a", "too few clips to say")
+    assert cells(report, "qat", "int4")[3].startswith("0.5 [too few clips to say] (")
+    assert "too few clips to say" in next(line for line in table.splitlines() if line.split()[:2] == ["street", "qat"])
+    # The corpus that has clips enough speaks for itself, and the other is named.
+    assert [sentence.partition(":")[0] for sentence in findings(results)] == ["studio"] * 3 + ["street"]
+    assert findings(results)[-1] == "street: too few clips to say how sure its figures are: 2, where 8 are needed."
+    names = {path.name for path in draw_plots(results, tmp_path)}
+    assert "wer_by_corpus.png" in names
+
+
 def test_report(results: dict[str, Any]) -> None:
     report = render_report(results, ["wer_by_corpus.png"])
     assert report.startswith("# Evaluation of openai/whisper-base\n")
@@ -87,7 +110,7 @@ def test_report(results: dict[str, Any]) -> None:
     assert cells(report, "ptq-rtn", "int4")[2] == "10.0 [10.0, 10.0] (+10.00)"
     errors = ["0", "0", "8", "200"]
     row = cells(report, "street", "fp", under="Errors")
-    assert row[2:6] == errors and row[7:9] == ["1", "0"]
+    assert row[2:6] == errors and row[7:10] == ["1", "0", "5.0"]  # one of twenty clips loops
     difference = cells(report, "all corpora", "ptq-rtn", "fp")
     assert difference[3] == "+8.00" and difference[5] == "+400.00" and difference[8] == "yes"
     assert cells(report, "studio", "qat", "fp")[5:7] == ["n/a", "n/a"]  # fp has no error there
@@ -145,7 +168,7 @@ def test_older_results_are_shown_without_what_they_lack(results: dict[str, Any])
     for measurement in [m for arm in results["measurements"].values() for m in arm.values()] + list(
         results["pooled"].values()
     ):
-        del measurement["by_duration"]
+        del measurement["by_duration"], measurement["looping_rate"]
     for corpus in results["corpora"].values():
         del corpus["interval_unit"]
     report = render_report(results)
@@ -164,26 +187,109 @@ def test_plots(results: dict[str, Any], tmp_path: Path) -> None:
         {"step": 10, "train_runtime": 9},
     ]
     paths = draw_plots(results, tmp_path, log)
-    names = ["wer_by_corpus.png", "wer_by_size.png", "wer_by_speed.png", "errors.png", "training.png"]
+    names = [
+        "wer_by_corpus.png",
+        "degradation.png",
+        "wer_by_size.png",
+        "wer_by_speed.png",
+        "errors.png",
+        "training.png",
+    ]
     assert [path.name for path in paths] == names
     before = [path.read_bytes() for path in paths]
+    fp, ptq, qat, dark_fp = (0, 0, 0), (230, 159, 0), (0, 114, 178), (230, 230, 230)
     shown = {
         # the markers of fp, ptq-rtn and qat are all in the picture
-        **{name: {(0, 0, 0), (230, 159, 0), (0, 114, 178)} for name in names[:3]},
+        **{name: {fp, ptq, qat} for name in ("wer_by_corpus", "wer_by_size", "wer_by_speed")},
+        "degradation": {ptq, qat},
         # deletions and insertions; there is no substitution
-        "errors.png": {(0, 114, 178), (230, 159, 0)},
+        "errors": {qat, ptq},
         # the loss, and its part
-        "training.png": {(0, 114, 178), (230, 159, 0)},
+        "training": {qat, ptq},
     }
-    for path in paths:
-        pixels = imread(path)[..., :3]
-        colours = {tuple(colour) for colour in np.round(pixels.reshape(-1, 3) * 255).astype(int)}
-        assert shown[path.name] <= colours
-        # nothing is cut off: the rim is white
-        rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        assert (rim == 1).all()
+    for name, expected in shown.items():
+        for suffix, paper, ink in (("", (255, 255, 255), fp), ("-dark", (24, 26, 27), dark_fp)):
+            pixels = np.round(imread(tmp_path / f"{name}{suffix}.png")[..., :3] * 255).astype(int)
+            packed = np.unique(pixels @ [65536, 256, 1])
+            colours = {(value >> 16, value >> 8 & 255, value & 255) for value in packed.tolist()}
+            # Text and axes have the ink of the page, whichever it is.
+            assert {ink if colour == fp else colour for colour in expected} | {ink} <= colours, name + suffix
+            # nothing is cut off: the rim is empty
+            rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+            assert (rim == paper).all()
     draw_plots(results, tmp_path, log)
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_degradation_shows_the_paired_intervals(results: dict[str, Any]) -> None:
+    """Not those of the arms' WER: what is hard for both cancels out."""
+    figure = _degradation(results)
+    panels = dict(zip(["studio", "street", "all corpora"], figure.axes, strict=True))
+    for corpus, axes in panels.items():
+        assert axes.get_title() == corpus
+        measurements = {**{arm: ms.get(corpus) for arm, ms in results["measurements"].items()}}
+        if corpus == "all corpora":
+            measurements = results["pooled"]
+        drawn = [bar.get_segments()[0][:, 1] for bar in axes.collections]
+        expected = [measurements[arm]["versus"]["fp"]["interval"] for arm in ("ptq-rtn", "qat")]
+        assert np.allclose(drawn, 100 * np.array(expected))
+        low, high = axes.get_ylim()
+        assert low < min(0, np.min(drawn)) and high > max(0, np.max(drawn))
+
+
+def test_without_fp_nothing_is_said_of_it(results: dict[str, Any], tmp_path: Path) -> None:
+    del results["arms"]["fp"], results["measurements"]["fp"], results["pooled"]["fp"]
+    for measurement in [m for arm in results["measurements"].values() for m in arm.values()] + list(
+        results["pooled"].values()
+    ):
+        measurement["versus"].pop("fp", None)
+    for described in results["arms"].values():
+        described["bytes_ratio"] = None
+    report, table = render_report(results), render_table(results)
+    for text in (report, table):
+        assert "fp" not in text.replace("fp-", "")
+    assert len(findings(results)) == 1 and findings(results)[0].startswith(
+        "all corpora: qat is 9.50 points better than ptq-rtn"
+    )
+    assert "degradation.png" not in [path.name for path in draw_plots(results, tmp_path)]
+
+
+@pytest.mark.parametrize("arm", ["fp", "qat"])
+def test_one_arm_is_compared_with_none(results: dict[str, Any], tmp_path: Path, arm: str) -> None:
+    for name in ("arms", "measurements", "pooled"):
+        results[name] = {arm: results[name][arm]}
+    for measurement in [*results["measurements"][arm].values(), results["pooled"][arm]]:
+        measurement["versus"] = {}
+    if arm == "qat":
+        results["arms"][arm]["bytes_ratio"] = None
+    report, table = render_report(results), render_table(results)
+    (sentence,) = findings(results)
+    low, high = (100 * bound for bound in results["pooled"][arm]["wer_interval"])
+    wer = 100 * results["pooled"][arm]["wer"]
+    assert sentence == (
+        f"all corpora: {arm} has {wer:.1f} % WER, 95 % interval {low:.1f} to {high:.1f} %; no other arm was measured to "
+        "compare it with."
+    )
+    assert f"- {sentence}" in report and sentence[:60] in table
+    for text in (report, table):
+        assert (
+            "difference" not in text
+            and "vs fp" not in text
+            and "share of fp" not in text
+            and "## Differences" not in text
+        )
+    assert "degradation.png" not in [path.name for path in draw_plots(results, tmp_path)]
+
+
+def test_shared_texts_are_told(results: dict[str, Any]) -> None:
+    assert cells(render_report(results), "studio", "fr", under="Speech")[-1] == "not compared"
+    results["corpora"]["studio"]["overlap"] = {"test_rows": 20, "same_text": 3, "same_audio": 0, "unchecked": []}
+    results["corpora"]["street"]["overlap"] = {"test_rows": 20, "same_text": 0, "same_audio": 0, "unchecked": ["radio"]}
+    report = render_report(results)
+    assert cells(report, "studio", "fr", under="Speech")[-1] == "3 (15.0 %)"
+    assert cells(report, "street", "fr", under="Speech")[-1] == "0 (0.0 %), without radio"
+    results["corpora"]["street"]["overlap"] = {"test_rows": 0, "same_text": 0, "same_audio": 0, "unchecked": ["radio"]}
+    assert cells(render_report(results), "street", "fr", under="Speech")[-1] == "not compared"
 
 
 def test_no_training_no_curve(results: dict[str, Any], tmp_path: Path) -> None:

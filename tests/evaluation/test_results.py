@@ -33,7 +33,7 @@ class Run:
         self.evaluation = tmp_path / "evaluation"
         for arm in HEARD:
             self.write("studio", arm)
-            self.write("street", arm, texts=[("le chat dort bien", "le chat dort bien")] * 6)
+            self.write("street", arm, texts=[("le chat dort bien", "le chat dort bien")] * 8)
 
     def write(self, corpus: str, arm: str, texts: list[tuple[str, str]] | None = None, **settings: Any) -> Path:
         pairs = texts if texts is not None else list(zip(SPOKEN, HEARD[arm], strict=True))
@@ -67,8 +67,8 @@ def test_counts(run: Run) -> None:
     assert (ptq["looping"], ptq["looping_ids"], fp["looping"]) == (1, ["u3"], 0)
     assert (ptq["audio_seconds"], ptq["wall_seconds"], ptq["rtfx"]) == (8.0, 2.0, 4.0)
     pooled = results["pooled"]["ptq-rtn"]
-    assert counts(pooled) == (2, 1, 12, 30, 33)
-    assert pooled["wer"] == pytest.approx(15 / 33, abs=1e-6)  # not the mean of 15/9 and 0
+    assert counts(pooled) == (2, 1, 12, 38, 41)
+    assert pooled["wer"] == pytest.approx(15 / 41, abs=1e-6)  # not the mean of 15/9 and 0
     assert pooled["looping_ids"] == ["studio/u3"]
     digest = hashlib.sha256(
         json.dumps(
@@ -77,13 +77,15 @@ def test_counts(run: Run) -> None:
     ).hexdigest()
     assert results["corpora"]["studio"] == {
         "utterances": 4, "words": 9, "characters": 20 + 11 + 3, "empty_references": 1, "long_form": 0, "seconds": 8.0,
-        "speakers": 3, "languages": ["fr"], "interval_unit": "utterances", "interval_units": 4, "source": None,
+        "speakers": 3, "languages": ["fr"], "interval_unit": "utterances", "interval_units": 4, "source": None, "overlap": None,
         "sha256": digest,
     }  # fmt: skip
     assert fp["cer"] == pytest.approx(3 / 34, abs=1e-6) and fp["reference_characters"] == 34
 
 
 def test_differences(run: Run) -> None:
+    for arm in HEARD:
+        run.write("studio", arm, texts=list(zip(SPOKEN, HEARD[arm], strict=True)) * 3)
     results = run.collect(resamples=500, seed=3)
     assert {arm: list(results["pooled"][arm]["versus"]) for arm in results["arms"]} == {
         "fp": [], "ptq-rtn": ["fp"], "qat": ["fp", "ptq-rtn"],
@@ -91,19 +93,37 @@ def test_differences(run: Run) -> None:
     versus = results["measurements"]["qat"]["studio"]["versus"]["ptq-rtn"]
     assert versus["difference"] == pytest.approx(-13 / 9, abs=1e-6)
     assert versus["relative"] == pytest.approx(-13 / 15, abs=1e-6)
-    studio = np.array([[0, 2, 4], [2, 0, 4], [0, 1, 0], [0, 12, 1]])  # errors of qat, of ptq, words
-    street = np.array([[0, 0, 4]] * 6)
+    studio = np.array([[0, 2, 4], [2, 0, 4], [0, 1, 0], [0, 12, 1]] * 3)  # errors of qat, of ptq, words
+    street = np.array([[0, 0, 4]] * 8)
     for difference, strata in ((versus, [studio]), (results["pooled"]["qat"]["versus"]["ptq-rtn"], [studio, street])):
         expected = paired_difference(strata, resamples=500, seed=3)
+        assert expected.interval is not None
         assert difference["interval"] == pytest.approx([expected.interval.low, expected.interval.high], abs=1e-6)
         assert difference["p_value"] == pytest.approx(expected.p_value, abs=1e-6)
         assert difference["beyond_interval"] is expected.beyond_interval
     interval = wer_interval([studio[:, [0, 2]]], resamples=500, seed=3)
+    assert interval is not None
     assert results["measurements"]["qat"]["studio"]["wer_interval"] == pytest.approx(
         [interval.low, interval.high], abs=1e-6
     )
     level = results["measurements"]["qat"]["street"]["versus"]["ptq-rtn"]
     assert (level["difference"], level["relative"], level["beyond_interval"]) == (0, None, False)
+
+
+def test_of_few_clips_there_is_no_verdict(run: Run) -> None:
+    """Neither of four clips, nor of all speech with them in it; the other corpus has its own."""
+    results = run.collect()
+    groups = {
+        "studio": results["measurements"]["qat"]["studio"],
+        "street": results["measurements"]["qat"]["street"],
+        "pooled": results["pooled"]["qat"],
+    }
+    for name, measurement in groups.items():
+        versus = measurement["versus"]["ptq-rtn"]
+        judged = [measurement["wer_interval"], *(versus[key] for key in ("interval", "p_value", "beyond_interval"))]
+        assert judged == ([[0, 0], [0, 0], 1, False] if name == "street" else [None] * 4), name
+        assert versus["difference"] is not None
+    assert groups["studio"]["versus"]["ptq-rtn"]["relative"] == pytest.approx(-13 / 15, abs=1e-6)
 
 
 def test_speakers_are_resampled_where_there_are_enough(run: Run) -> None:
@@ -116,14 +136,14 @@ def test_speakers_are_resampled_where_there_are_enough(run: Run) -> None:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf8")
     results = run.collect(resamples=300)
     units = {name: (c["interval_unit"], c["interval_units"], c["speakers"]) for name, c in results["corpora"].items()}
-    assert units == {"studio": ("speakers", 8, 8), "street": ("utterances", 6, 3)}
+    assert units == {"studio": ("speakers", 8, 8), "street": ("utterances", 8, 3)}
     speakers = np.array([[2 * sum(i % 5 == 0 for i in range(s, 32, 8)), 16] for s in range(8)])
     expected = wer_interval([speakers], resamples=300)
     measured = results["measurements"]["qat"]["studio"]
     assert measured["wer_interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
     versus = measured["versus"]["fp"]  # the same transcripts
     assert (versus["difference"], versus["interval"], versus["p_value"]) == (0, [0, 0], 1)
-    expected = wer_interval([speakers, np.array([[0, 4]] * 6)], resamples=300)
+    expected = wer_interval([speakers, np.array([[0, 4]] * 8)], resamples=300)
     assert results["pooled"]["qat"]["wer_interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
 
 
@@ -142,10 +162,13 @@ def test_sizes_and_digests_are_those_of_the_files(run: Run) -> None:
 
 
 def test_what_decided_is_told(run: Run) -> None:
+    overlap = {"test_rows": 8, "same_text": 1, "same_audio": 0, "unchecked": []}
     source, cost = {"source": "hub", "revision": "1a2b"}, {"load_seconds": 0.5, "peak_memory_bytes": 1_000_000}
-    results = run.collect(git_commit="abc", resamples=100, seed=1, costs={"qat": cost}, sources={"studio": source})
+    results = run.collect(git_commit="abc", resamples=200, seed=1, costs={"qat": cost}, sources={"studio": source},
+                          overlaps={"street": overlap})  # fmt: skip
     assert [results["arms"][arm]["cost"] for arm in results["arms"]] == [None, None, cost]
     assert (results["corpora"]["studio"]["source"], results["corpora"]["street"]["source"]) == (source, None)
+    assert (results["corpora"]["studio"]["overlap"], results["corpora"]["street"]["overlap"]) == (None, overlap)
     assert (results["git_commit"], results["recipe"]) == ("abc", {"target": "int4"})
     assert results["step_seconds"] == {"train": 61.2}
     assert results["environment"] == ENVIRONMENT
@@ -153,8 +176,20 @@ def test_what_decided_is_told(run: Run) -> None:
         "normalizer": "basic", "language": "french", "task": "transcribe", "num_beams": 1, "loop_guard": True,
         "max_target_positions": 448,
         "generation_config": {"max_length": 448}, "batch_size": 1, "num_threads": 2,
-        "bootstrap": {"resamples": 100, "seed": 1, "confidence": 0.95, "method": "expanded percentile"},
+        "bootstrap": {"resamples": 200, "seed": 1, "confidence": 0.95, "method": "expanded percentile"},
     }  # fmt: skip
+
+
+def test_looping_rate_counts_clips_that_loop_or_hit_the_length_limit(run: Run) -> None:
+    path = run.evaluation / "studio" / "ptq-rtn.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+    lines[1]["hit_length_limit"] = lines[3]["hit_length_limit"] = True  # u3 loops, too
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf8")
+    results = run.collect()
+    studio, pooled = results["measurements"]["ptq-rtn"]["studio"], results["pooled"]["ptq-rtn"]
+    assert (studio["looping"], studio["hit_length_limit"], studio["looping_rate"]) == (1, 2, 0.5)
+    assert pooled["looping_rate"] == pytest.approx(2 / 12, abs=1e-6)
+    assert results["measurements"]["fp"]["studio"]["looping_rate"] == 0
 
 
 def test_the_normalizer_is_the_same_for_all(run: Run) -> None:
@@ -167,9 +202,10 @@ def test_the_normalizer_is_the_same_for_all(run: Run) -> None:
 def test_same_transcripts_same_bytes(run: Run, tmp_path: Path) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, arms in zip(paths, [("qat", "ptq-rtn", "fp"), ("fp", "qat", "ptq-rtn")], strict=True):
-        write_results(run.collect(arms), path)
+        write_results(run.collect(arms, recipe={"target": "int4", "arms": list(arms)}), path)
+    assert json.loads(paths[0].read_text(encoding="utf8"))["recipe"]["arms"] == ["fp", "ptq-rtn", "qat"]
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert read_results(paths[0]) == json.loads(paths[0].read_text(encoding="utf8")) == run.collect()
+    assert read_results(paths[0]) == json.loads(paths[0].read_text(encoding="utf8"))
 
 
 def test_without_the_float_arm(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from fakes import REFERENCES, FakeModel, ToneCorpus, exported_folder
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.errors import EvaluationError, ModelError
+from qat_plugin.evaluation.environment import physical_cores
 from qat_plugin.evaluation.results import collect_results, write_results
 from qat_plugin.evaluation.run import evaluate_arm
 from qat_plugin.evaluation.transcripts import read_transcripts
@@ -218,9 +220,76 @@ def test_other_settings_begin_anew(
     evaluate(folder, ToneCorpus(), tmp_path, model, **arguments)
     assert lines(path)[4]["hypothesis"] == "un deux" and len(lines(path)) == 5
     # Hours of transcripts must not vanish because of a slip on the command line.
-    assert (path.parent / "qat.jsonl.previous").read_bytes() == before
+    (aside,) = path.parent.glob("qat.????????????.jsonl")
+    assert aside.read_bytes() == before
     assert "is begun anew, because its settings changed" in caplog.text
     assert re.search(told, caplog.text), caplog.text
+
+
+def test_whatever_was_transcribed_is_kept_and_taken_up_again(folder: Path, tmp_path: Path) -> None:
+    """Three settings one after the other, the second broken off; then each again."""
+    written = {}
+    for beams in (1, 2, 3):
+        model = Interrupted(folder, 3) if beams == 2 else FakeModel(folder)
+        if beams == 2:
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(folder, ToneCorpus(), tmp_path, model, num_beams=beams)
+        else:
+            evaluate(folder, ToneCorpus(), tmp_path, model, num_beams=beams)
+        written[beams] = (tmp_path / "tones" / "qat.jsonl").read_bytes()
+    assert len({*written.values(), *(path.read_bytes() for path in (tmp_path / "tones").glob("qat.*.jsonl"))}) == 3
+    for beams, clips in ((1, 0), (2, 3), (3, 0)):
+        model = FakeModel(folder)
+        path = evaluate(folder, ToneCorpus(), tmp_path, model, num_beams=beams)
+        assert len(model.calls) == clips + bool(clips)  # the warm-up, and what is missing
+        assert path.read_bytes().startswith(written[beams])
+        assert read_transcripts(path)[0]["num_beams"] == beams
+
+
+@pytest.fixture
+def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments with which a model was opened, each time that one was."""
+    calls: list[dict[str, Any]] = []
+
+    def from_pretrained(_folder: Path, **arguments: Any) -> FakeModel:
+        calls.append(arguments)
+        return FakeModel(folder)
+
+    monkeypatch.setattr("qat_plugin.runtime.QuantizedWhisper.from_pretrained", from_pretrained)
+    return calls
+
+
+def test_a_finished_arm_opens_no_model(folder: Path, tmp_path: Path, opened: list[dict[str, Any]]) -> None:
+    path = evaluate(folder, ToneCorpus(), tmp_path, None)
+    assert len(opened) == 1
+    before = path.read_bytes(), path.with_suffix(".settings.json").read_bytes()
+    assert evaluate(folder, ToneCorpus(), tmp_path, None) == path
+    assert len(opened) == 1
+    assert (path.read_bytes(), path.with_suffix(".settings.json").read_bytes()) == before
+    # What is known without a model is the same as with it: nothing is begun anew.
+    model = FakeModel(folder)
+    evaluate(folder, ToneCorpus(), tmp_path, model)
+    assert model.calls == [] and list(path.parent.glob("qat.*.jsonl")) == []
+    with pytest.raises(ModelError, match="language is 'frensh'"):
+        evaluate(folder, ToneCorpus(), tmp_path, None, language="frensh")
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, 3), (1, 1)])
+def test_the_recorded_threads_are_those_of_the_sessions(
+    folder: Path,
+    tmp_path: Path,
+    opened: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int | None,
+    used: int,
+) -> None:
+    monkeypatch.setattr("qat_plugin.evaluation.run.physical_cores", lambda: 3)
+    path = evaluate(folder, ToneCorpus(), tmp_path, None, num_threads=asked)
+    assert opened == [{"num_threads": used}] and read_transcripts(path)[0]["num_threads"] == used
+
+
+def test_physical_cores_are_no_more_than_logical_ones() -> None:
+    assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
 
 
 def test_damaged_line(folder: Path, tmp_path: Path) -> None:

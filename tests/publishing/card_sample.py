@@ -71,7 +71,9 @@ def measure(root: Path, folders: dict[str, Path], recipe: dict[str, Any]) -> Pat
                 Transcript(
                     f"u{i}", f"u{i}", reference, hypothesis, 9, 2.5, SECONDS[arm], None, "fr", False, False, False
                 )
-                for i, (reference, hypothesis) in enumerate(zip(REFERENCES[take], hypotheses[take], strict=True))
+                for i, (reference, hypothesis) in enumerate(
+                    list(zip(REFERENCES[take], hypotheses[take], strict=True)) * 2
+                )
             ]
             file = TranscriptFile(root / corpus, arm, {**own, **settings})
             file.append(lines)

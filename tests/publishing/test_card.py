@@ -75,7 +75,7 @@ def test_main_table_comes_first_and_holds_the_measured_figures(card_folder: Path
     qat = list(rows.values())[2]
     assert qat[1] == "int4"
     assert qat[2] == f"{100 * 2 / 19:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    assert qat[3] == "0.0 [0.0, 0.0]"
+    assert qat[3] == "0.0 [too few clips to say]"  # four
     assert qat[4].startswith(f"{100 * 2 / 27:.1f} [")  # both corpora: counts added, not rates averaged
     size, whole = results["arms"]["qat"]["bytes"], results["arms"]["fp"]["bytes"]
     assert qat[5] == f"{size / 1e6:.1f} MB ({100 * size / whole:.1f} %)"
@@ -85,6 +85,7 @@ def test_main_table_comes_first_and_holds_the_measured_figures(card_folder: Path
 @pytest.mark.parametrize(("corpus", "other", "verdict"), [
     ("studio", "quantized without training: plain rounding", "better"),
     ("studio", "float", "within chance"),
+    ("calls", "float", "too few clips to say"),
 ])  # fmt: skip
 def test_differences_say_whether_they_are_beyond_chance(
     card_folder: Path, results: dict[str, Any], corpus: str, other: str, verdict: str
@@ -109,8 +110,8 @@ def test_worse_beyond_the_interval_is_called_worse(document: dict[str, Any]) -> 
 def test_error_counts_and_loops_are_shown_apart(card_folder: Path) -> None:
     rows = table((card_folder / "README.md").read_text(), "| corpus | model | words |")
     ptq = next(row for row in rows if row[:2] == ["studio", "quantized without training: plain rounding"])
-    assert ptq[2:7] == ["19", "3", "4", "3", "15.8"]  # 3 of 19 words
-    assert ptq[8:10] == ["1", "25.0"]  # "merci" six times in a row, in one of 4 clips
+    assert ptq[2:7] == ["38", "6", "8", "6", "15.8"]  # 6 of 38 words
+    assert ptq[8:10] == ["2", "25.0"]  # "merci" six times in a row, in two of 8 clips
 
 
 def test_parity_skips_and_machine_are_quoted(card_folder: Path) -> None:
@@ -255,7 +256,7 @@ def test_what_intervals_were_drawn_from(document: dict[str, Any]) -> None:
 def test_made_up_speech_and_costs(document: dict[str, Any]) -> None:
     document["arms"]["qat"]["cost"] = {"load_seconds": 0.256, "peak_memory_bytes": 812_400_000}
     rows = table(render_card(document), "| model | utterances with 5 made-up")
-    assert rows[1] == ["quantized without training: plain rounding", "0", "3", "2", "not measured", "not measured"]
+    assert rows[1] == ["quantized without training: plain rounding", "0", "3", "4", "not measured", "not measured"]
     assert rows[2][3:] == ["0", "0.26", "812"]
     for measurement in document["pooled"].values():  # results of an earlier version
         del measurement["long_insertions"]
