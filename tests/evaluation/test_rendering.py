@@ -89,9 +89,13 @@ def test_a_thousand_utterances_are_rendered_without_any_model(tmp_path: Path) ->
         transcribe(tmp_path, arm, folder, every)
     recipe = {"model_name_or_path": "openai/whisper-tiny", "language": "french", "task": "transcribe",
               "model_license": "mit", "normalizer": "basic", "target": "int4"}  # fmt: skip
+    source = {"source": "manifest", "path": "studio.jsonl", "config": None, "split": None, "revision": None, "task_id": None,
+              "license": None, "description": "Prompts"}  # fmt: skip
     results = collect_results(
-        tmp_path, folders, ["studio"], normalizer="basic", recipe=recipe, step_seconds={}, resamples=200
-    )
+        tmp_path, folders, ["studio"], normalizer="basic", recipe=recipe, step_seconds={}, resamples=200,
+        sources={"studio": source},
+    )  # fmt: skip
+    results["training"] = {"corpora": {}, "samples": 5, "seconds": 60.0, "device": "Some CPU", "processes": 1}
     write_results(results, tmp_path / "results.json")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(
