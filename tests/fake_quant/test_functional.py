@@ -173,3 +173,13 @@ def test_int8_linear_equals_matmul_integer():
 def test_no_pair_of_int8_products_overflows_int16():
     """What makes the int8 target exact on x86 without VNNI (`vpmaddubsw` adds two u8 x s8 products in int16)."""
     assert 2 * 255 * max(abs(INT8.qmin), abs(INT8.qmax)) <= 32767
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_this_cpu_multiplies_the_widest_integers_exactly(sign):
+    """Inputs and weights at the ends of their ranges, where a sum that is too narrow would saturate."""
+    x, width = np.full((3, 64), 255, np.uint8), max(abs(INT8.qmin), abs(INT8.qmax))
+    weight = np.full((64, 32), sign * width, np.int8)
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    product = run([node], {"w": weight}, {"x": x}, kind=TensorProto.INT32)
+    assert np.array_equal(product, x.astype(np.int64) @ weight.astype(np.int64))
