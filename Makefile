@@ -59,7 +59,7 @@ $(JS)/.installed: tests/clients/package.json
 test-clients: $(VENV)/.dev $(JS)/.installed
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 	$(MAKE) VENV=$(VENV)-optimum $(VENV)-optimum/.dev,optimum
-	$(VENV)-optimum/bin/python -m pytest tests/runtime/test_optimum.py $(ARGS)
+	$(VENV)-optimum/bin/python -m pytest tests/runtime/test_optimum.py tests/clients/test_python_blocks.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -256,7 +256,7 @@ class EvaluationArguments:
 
 @dataclass
 class PublishingArguments:
-    """The model's page on the Hub: what 'card' and 'push' are given now; what one of them is not given stays as it was."""
+    """The model's page on the Hub, as 'card' and 'push' are given it now; what is not given stays as it was."""
 
     model_license: Optional[str] = field(
         default=None, metadata={"help": "License of the weights, as the Hub spells it. Default: the card names none."}

@@ -193,10 +193,10 @@ def test_what_was_trained_on_and_where(document: dict[str, Any]) -> None:
 def test_the_normalizer_and_the_guard_are_named(document: dict[str, Any]) -> None:
     text = render_card(document)
     assert "Normalizer `basic`, for references and transcripts alike: Whisper's BasicTextNormalizer" in text
-    guarded = "guard in every arm, in 0 of 6 clips of this model. Optimum, transformers.js and other clients decode without it"
+    guarded = "guard in every arm, in 0 of 12 clips of this model. Optimum, transformers.js and other clients decode without it"
     assert guarded in text
     document["pooled"]["qat"]["loop_cut"] = 2
-    assert "in 2 of 6 clips" in render_card(document)
+    assert "in 2 of 12 clips" in render_card(document)
     document["settings"]["loop_guard"] = False
     assert "guard" not in render_card(document).partition("## Limits")[2].partition("## Reproduce")[0]
 
