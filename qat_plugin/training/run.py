@@ -29,8 +29,10 @@ from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
 from qat_plugin.models import check_can_be_exported, load_fake_quant, load_processor, load_whisper
 from qat_plugin.prompt import is_multilingual, language_and_task
 from qat_plugin.recipe import Recipe, training_speech
+from qat_plugin.runtime.threads import return_freed_memory
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights
+from qat_plugin.training.memory import keep_freed_memory
 from qat_plugin.training.pseudo_labels import pseudo_labels
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.record import write_record
@@ -228,6 +230,8 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
 def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> None:
     """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
     trainer = make_trainer(recipe, folder, quantized=quantized)
+    if trainer.args.device.type == "cpu":
+        keep_freed_memory()
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     trainer.save_state()
     if trainer.is_world_process_zero():
@@ -236,6 +240,7 @@ def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> Non
         write_record(trainer, folder)
     # No process goes on to what reads the checkpoint before it is written.
     trainer.accelerator.wait_for_everyone()
+    return_freed_memory()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
