@@ -153,8 +153,9 @@ def _table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _wer_cell(arm: str, measurement: Results) -> str:
-    interval = percent_range(measurement["wer_interval"], "{}, {}")
-    cell = f"{percent(measurement['wer'])} [{interval}]"
+    cell = percent(measurement["wer"])
+    if measurement["wer_interval"] is not None:
+        cell += f" [{percent_range(measurement['wer_interval'], '{}, {}')}]"
     versus = measurement["versus"].get(BASELINE)
     return cell if versus is None else f"{cell} ({signed(versus['difference'])})"
 
@@ -163,8 +164,10 @@ def _caption(results: Results) -> str:
     settings = results["settings"]
     delta = " and the difference to fp in points" if _has_baseline(results) else ""
     share = ", share of fp" if _has_baseline(results) else ""
+    few = any(m["wer_interval"] is None for row in measurements_by_corpus(results).values() for m in row.values())
+    missing = f" (none: {TOO_FEW})" if few else ""
     return (
-        f"WER with its 95 % interval{delta}, texts normalized by '{settings['normalizer']}'. Size: all files of the "
+        f"WER with its 95 % interval{missing}{delta}, texts normalized by '{settings['normalizer']}'. Size: all files of the "
         f"folder{share}. Speed: seconds of audio a second of wall time, {_threads(settings)} on "
         f"{results['environment']['cpu']}, {_batch(settings)}."
     )

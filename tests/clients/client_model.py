@@ -32,7 +32,8 @@ def installed(package: str) -> bool:
 
 def make_model(root: Path, target: str | None, external_data_bytes: int = 10**9) -> tuple[Path, Path]:
     """ONNX folder and card folder of a random Whisper that speaks 20 tokens, none of them special; None: a float one."""
-    source, checkpoint = save_tiny_whisper(root / "tiny", max_target_positions=24), root / "checkpoint"
+    # Of a dozen seeds the one whose first six tokens lead by 0.2 logits or more in every format, without a loop: no machine's rounding turns them.
+    source, checkpoint = save_tiny_whisper(root / "tiny", seed=8, max_target_positions=24), root / "checkpoint"
     model = load_whisper(source)
     model.generation_config.suppress_tokens = list(range(model.config.eos_token_id + 1, model.config.vocab_size))
     if target is None:
