@@ -5,7 +5,8 @@
 
 Every system is a process of its own, and they take turns: each round, each of them transcribes all clips (greedy, language
 and task set), so that a noisy machine is noisy for all. Figures are medians over rounds; ratios are taken within a round.
-"auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS-threads.json and a plot.
+"auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS-threads.json and a
+plot; on CPUs without VNNI speed-THREADS-threads-without-vnni.
 """
 
 from __future__ import annotations
@@ -195,6 +196,7 @@ def main() -> int:
             pipe.send("stop")
             found[name].update(pipe.recv())
     has_vnni = bool({"avx512_vnni", "avx_vnni"} & {*describe_environment()["cpu_flags"]})
+    results = f"speed-{options.threads}-threads" + ("" if has_vnni else "-without-vnni")
     figures = []
     for system, over, with_vnni, without in BARS:
         if system in found:
@@ -225,7 +227,7 @@ def main() -> int:
         print(f"| {name} | {e['rtfx']:.1f} | {e['first_token_ms']:.0f} | {e['per_token_ms']:.1f} | {100 * e['wer']:.1f} "
               f"| {e['size_mb']:.1f} | {e['load_mb']:.0f} | {e['load_seconds']:.1f} |")  # fmt: skip
     target = write_results(
-        f"speed-{options.threads}-threads", figures,
+        results, figures,
         threads=options.threads, clips=len(rows), mean_seconds=seconds / len(rows), systems=found,
     )  # fmt: skip
     plot(found, target.with_suffix(".png"))
