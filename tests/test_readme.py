@@ -130,3 +130,22 @@ def test_speeds_are_those_of_the_benchmark():
     full = [f"{ratio[f'{target} full over faster-whisper int8']:.1f}" for target in ("int8", "int4")]
     assert f"int8 is {full[0]} and int4 {full[1]} times as fast as faster-whisper int8" in text
     assert f"clips of {results['mean_seconds']:.1f} s" in text and results["threads"] == 2
+
+
+def test_speeds_without_vnni_are_those_of_the_benchmark():
+    results = json.loads((QUALITY.parent / "speed-2-threads-without-vnni.json").read_text(encoding="utf8"))
+    assert not {"avx512_vnni", "avx_vnni"} & {*results["machine"]["cpu_flags"]}
+    ratio, text = {entry["name"]: entry["value"] for entry in results["figures"]}, " ".join(README.split())
+    over = [f"{ratio[f'int4 auto over {other}']:.1f}" for other in ("faster-whisper int8", "transformers float32")]
+    assert f"the 4-bit model is {over[0]} and {over[1]} times as fast" in text
+    full = f"{ratio['int4 full over faster-whisper int8']:.1f}"
+    assert f"and with the whole window {full} times as fast as faster-whisper int8" in text
+
+
+def test_the_demo_of_the_readme_ran_where_it_says():
+    results = json.loads(DEMO.read_text(encoding="utf8"))
+    assert (
+        f"trains {results['recipe']['max_steps']} steps instead of {load_recipe('demo', []).training.max_steps}"
+        in README
+    )
+    assert not {"avx512_bf16", "avx512_vnni"} & {*results["environment"]["cpu_flags"]}
