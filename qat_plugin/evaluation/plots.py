@@ -88,7 +88,7 @@ def _wer_by_corpus(results: Mapping[str, Any]) -> Figure:
         handles = [handle for handle, _ in drawn]
         for x, (arm, (_, top)) in enumerate(zip(arms, drawn, strict=True)):
             wer = f"{100 * measurements[arm]['wer']:.1f}"
-            axes.annotate(wer, (x, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(wer, (x, top), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9)
         axes.set_xticks([])
         axes.set_title(f"{corpus}, {measurements[arms[0]]['reference_words']:,} words", fontsize=10)
         axes.set_ylabel("WER (%), 95 % interval")
@@ -112,7 +112,7 @@ def _degradation(results: Mapping[str, Any]) -> Figure:
             handles.append(handle)
             bounds += [low, high]
             axes.annotate(
-                f"{100 * versus['difference']:+.2f}", (x, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
+                f"{100 * versus['difference']:+.2f}", (x, high), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9
             )  # fmt: skip
         room = 0.15 * max(max(bounds) - min(bounds), 0.5)
         axes.set_ylim(min(bounds) - room, max(bounds) + room)
@@ -283,7 +283,7 @@ def _draw(
     bar = axes.errorbar(
         x, value,
         # Of few resamples, a quantile may lie on the wrong side of the value itself.
-        yerr=[[max(value - low, 0.0)], [max(high - value, 0.0)]],
+        yerr=None if interval is None else [[max(value - low, 0.0)], [max(high - value, 0.0)]],
         fmt=_MARKERS.get(arm, _OTHER_MARKER), color=_ink() if arm == FLOAT else _COLOURS.get(arm, _OTHER_COLOUR),
         markersize=8, capsize=5, elinewidth=2, capthick=2,
     )  # fmt: skip
