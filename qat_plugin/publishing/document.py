@@ -95,7 +95,7 @@ def card_document(
         "parity":       the ONNX folder's parity.json
         "definitions":  {test corpus: {source, config, split, revision, task_id, license, description, hub_id}}
         "training":     {"corpora": {training corpus: as in "definitions"}, ...}
-        "measurements", "pooled":  with "insertion_rate" (of words) and "looping_rate" (of utterances), fractions
+        "measurements", "pooled":  with "insertion_rate", the fraction of words
 
     What was measured, and on which speech, is that of the results. Arguments and errors as in `write_card`.
     """
@@ -109,8 +109,8 @@ def card_document(
     names = {"corpora": list(tested), "train_corpora": list(trained)}
     document = {
         **published,
-        "measurements": {arm: _with_rates(found) for arm, found in published["measurements"].items()},
-        "pooled": _with_rates(published["pooled"]),
+        "measurements": {arm: _with_insertion_rate(found) for arm, found in published["measurements"].items()},
+        "pooled": _with_insertion_rate(published["pooled"]),
         "corpora": {
             name: {figure: value for figure, value in corpus.items() if figure != "source"}
             for name, corpus in published["corpora"].items()
@@ -174,12 +174,11 @@ def read_object(path: Path, command: str) -> dict[str, Any]:
     return value
 
 
-def _with_rates(measurements: Mapping[str, Any]) -> dict[str, Any]:
+def _with_insertion_rate(measurements: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {
             **measured,
             "insertion_rate": round(measured["insertions"] / measured["reference_words"], 6),
-            "looping_rate": round(measured["looping"] / measured["utterances"], 6),
         }
         for name, measured in measurements.items()
     }

@@ -158,6 +158,14 @@ def test_no_speaker_is_named(card_folder: Path, results: dict[str, Any], onnx_fo
     assert "Jane Doe" not in json.dumps(card_document(results, onnx_folders["qat"]))
 
 
+def test_the_looping_rate_is_that_of_the_results(results: dict[str, Any], onnx_folders: dict[str, Path]) -> None:
+    # Of clips that loop or run into the length limit: more than its neighbour, the count of loops, tells.
+    results["measurements"]["qat"]["studio"]["looping_rate"] = 0.625
+    rows = table(render_card(card_document(results, onnx_folders["qat"])), "| corpus | model | words |")
+    (row,) = (row for row in rows if row[0] == "studio" and "this model" in row[1])
+    assert row[8:10] == ["0", "62.5"]
+
+
 def test_utterances_are_named_of_corpora_of_the_hub_alone(
     results: dict[str, Any], onnx_folders: dict[str, Path]
 ) -> None:
