@@ -2,8 +2,9 @@
 
 Float arms are what quantization starts from. `fp` computes Whisper's whole window whatever the recipe says, as everybody
 else does; all others follow the recipe's `encoder_context`. The ptq arms put them into the target's format without training;
-they differ in how they find scales and integers. ptq-dynamic and ptq-static are ONNX Runtime's own 8 bits. `fp-ft` is trained on the same data for as many steps as `qat`, without fake quantization:
-what it gains over `fp` is fine-tuning, not quantization.
+they differ in how they find scales and integers. ptq-dynamic and ptq-static are ONNX Runtime's own 8 bits. `fp-ft` is trained
+on the same data for as many steps as `qat`, without fake quantization: what it gains over `fp` is fine-tuning, not
+quantization.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from qat_plugin.arms import TRAINED
@@ -13,10 +14,11 @@ from qat_plugin.workspace import Workspace, say
 
 def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False) -> None:
     """Render the model card: what was measured from the results, how the model is presented from the recipe of now."""
+    from qat_plugin.evaluation.results import read_results
     from qat_plugin.publishing import write_card
 
     say("card", f"from {workspace.results_file}")
-    check_normalizer(recipe, workspace)
+    check_normalizer(recipe, workspace, read_results(workspace.results_file))
     path = write_card(
         workspace.results_file,
         workspace.onnx(TRAINED),
@@ -27,11 +29,9 @@ def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False
     say("card", f"written: {path}")
 
 
-def check_normalizer(recipe: Recipe, workspace: Workspace) -> None:
+def check_normalizer(recipe: Recipe, workspace: Workspace, results: Mapping[str, Any]) -> None:
     """Refuse to show figures of another normalizer than the recipe asks for."""
-    from qat_plugin.evaluation.results import read_results
-
-    asked, used = recipe.evaluation.normalizer, read_results(workspace.results_file)["settings"]["normalizer"]
+    asked, used = recipe.evaluation.normalizer, results["settings"]["normalizer"]
     if asked != used:
         raise RecipeError(
             f"normalizer is {asked!r}, but {workspace.results_file} was scored with {used!r}: run the step 'evaluate', "

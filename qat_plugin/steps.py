@@ -297,7 +297,7 @@ def report(recipe: Recipe, workspace: Workspace) -> None:
 
     say("report", f"from {workspace.results_file}")
     results = read_results(workspace.results_file)
-    check_normalizer(recipe, workspace)
+    check_normalizer(recipe, workspace, results)
     _write_report(workspace, results)
     print(render_table(results))
     say("report", f"written: {workspace.evaluation / 'report.html'}, and report.md and the plots beside it")

@@ -41,17 +41,28 @@ class OverlapReport:
 
     Attributes:
         corpora: by name of the test corpus.
-        test_rows, same_text, same_audio: as in `CorpusOverlap`.
         examples: up to 10 lines, each naming both rows; audio first.
         unchecked: corpora that were not compared because they are streamed.
     """
 
     corpora: dict[str, CorpusOverlap] = field(default_factory=dict)
-    test_rows: int = 0
-    same_text: int = 0
-    same_audio: int = 0
     examples: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+
+    @property
+    def test_rows(self) -> int:
+        """Of all test corpora."""
+        return sum(found.test_rows for found in self.corpora.values())
+
+    @property
+    def same_text(self) -> int:
+        """Of all test corpora."""
+        return sum(found.same_text for found in self.corpora.values())
+
+    @property
+    def same_audio(self) -> int:
+        """Of all test corpora."""
+        return sum(found.same_audio for found in self.corpora.values())
 
 
 def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> OverlapReport:
@@ -95,10 +106,6 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
             if text in texts:
                 found.same_text += 1
                 text_lines.append(f"{here} has the text of {texts[text]}: {text!r}")
-    report.test_rows, report.same_text, report.same_audio = (
-        sum(getattr(found, name) for found in report.corpora.values())
-        for name in ("test_rows", "same_text", "same_audio")
-    )
     report.examples = (audio_lines + text_lines)[:MAX_EXAMPLES]
     if report.same_audio:
         raise DataError(

@@ -22,7 +22,7 @@
                            "interval_unit": "speakers" | "utterances", "interval_units": int,   what is resampled
                            "source": {source, path, config, split, revision, task_id, license, description} | null,
                                                                    as given; of the Hub, the revision is the commit read
-                            "overlap": OVERLAP | null,              as given: what it shares with the training speech
+                           "overlap": OVERLAP | null,               as given: what it shares with the training speech
                            "sha256": hex}},                        of ids, references, durations, speakers, languages
       "training": {"corpora": {CORPUS: as "source"},               see `qat_plugin.training.record`
                    "samples", "seconds", "device", "processes"},   as training wrote it down, see there

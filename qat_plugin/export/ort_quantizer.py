@@ -26,10 +26,10 @@ from onnxruntime.quantization import (
 
 from qat_plugin.arms import ORTMethod
 from qat_plugin.errors import QuantizationError
-from qat_plugin.export.writer import export_onnx
+from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
-ENCODER, DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
+_ENCODER = "encoder_model.onnx"
 
 # Everything that has a large weight, as in ONNX Runtime's defaults; its dynamic convolution is slower than the float one.
 _OPERATORS = ["MatMul", "Gather"]
@@ -54,10 +54,10 @@ def export_with_onnxruntime(
         raise QuantizationError("static quantization needs speech: set `calibration_samples` to 1 or more")
     export_onnx(checkpoint, output_dir)
     with tempfile.TemporaryDirectory(dir=output_dir.parent) as scratch:
-        for name in (ENCODER, DECODER):
+        for name in GRAPHS:
             source, written = Path(scratch) / name, output_dir / name
             onnx.save(_with_plain_product(onnx.load(str(written))), str(source))
-            if method == "static" and name == ENCODER:
+            if method == "static" and name == _ENCODER:
                 _quantize_encoder(source, written, reduce_range, features)
             else:
                 quantize_dynamic(

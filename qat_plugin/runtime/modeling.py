@@ -14,11 +14,12 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError
+from qat_plugin.memory import return_freed_memory
 from qat_plugin.runtime.files import ModelFiles, find_model_files
 from qat_plugin.runtime.greedy import is_plain_greedy, search_greedily
 from qat_plugin.runtime.logits import LoopGuard, without_waste
 from qat_plugin.runtime.sessions import DecoderCache, DecoderSession, EncoderSession
-from qat_plugin.runtime.threads import one_torch_thread, return_freed_memory
+from qat_plugin.runtime.threads import one_torch_thread
 
 # What needs attention weights or hidden states, which the graphs do not give, or a cache that can be cropped.
 _UNSUPPORTED = {

@@ -1,9 +1,7 @@
-"""Who works on which core, and who keeps what memory, when torch and two ONNX Runtime sessions share a process."""
+"""Who works on which core when torch and two ONNX Runtime sessions share a process."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,15 +21,3 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def return_freed_memory() -> None:
-    """Give back to the system what the C library keeps of freed memory: after loading 4-bit weights, several times the file.
-
-    Does nothing where the C library is not glibc.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)

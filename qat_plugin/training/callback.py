@@ -48,7 +48,8 @@ class QATCallback(TrainerCallback):
         trainer = Seq2SeqTrainer(model=model, ..., callbacks=[QATCallback("int4")])
 
     It prepares the model when the trainer is made (before the optimizer), saves the quantizers into each checkpoint and
-    restores them when training resumes. Evaluation and generation compute what would ship: quantized, silence folded. After training, `finish(model, folder)` writes the checkpoint to export.
+    restores them when training resumes. Evaluation and generation compute what would ship: quantized, silence folded. After
+    training, `finish(model, folder)` writes the checkpoint to export.
 
     Args:
         quantizer: a target ("int8", "int4"), a `QuantizerConfig`, or None for float: the same training without fake

@@ -15,6 +15,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from qat_plugin.data.loading import Corpus
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
+from qat_plugin.fake_quant.state import weights_digest
 from qat_plugin.prompt import is_multilingual
 
 
@@ -108,13 +109,9 @@ def pseudo_labels(
 def _decisive(teacher: WhisperForConditionalGeneration, dataset: Any) -> dict[str, Any]:
     """What names do not tell: a manifest and a folder keep theirs when their content changes."""
     clips = hashlib.sha256(json.dumps([dataset.ids, [float(seconds) for seconds in dataset.durations]]).encode())
-    weights = hashlib.sha256()
-    for name, tensor in teacher.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy())
     generation: dict[str, Any] = teacher.generation_config.to_diff_dict()
     generation.pop("transformers_version", None)
-    return {"clips": clips.hexdigest(), "weights": weights.hexdigest(), "generation_config": generation}
+    return {"clips": clips.hexdigest(), "weights": weights_digest(teacher), "generation_config": generation}
 
 
 def _read_cache(cache: Path, inputs: dict[str, Any]) -> list[list[int]]:

@@ -26,13 +26,12 @@ from qat_plugin.errors import RecipeError
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
+from qat_plugin.memory import keep_freed_memory, return_freed_memory
 from qat_plugin.models import check_can_be_exported, load_fake_quant, load_processor, load_whisper
 from qat_plugin.prompt import is_multilingual, language_and_task
 from qat_plugin.recipe import Recipe, training_speech
-from qat_plugin.runtime.threads import return_freed_memory
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights
-from qat_plugin.training.memory import keep_freed_memory
 from qat_plugin.training.pseudo_labels import pseudo_labels
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.record import write_record
