@@ -38,6 +38,8 @@ class Arm:
 
 
 FLOAT, FLOAT_FOLDED, FINE_TUNED, TRAINED = "fp", "fp-auto", "fp-ft", "qat"
+# What training starts from, where the recipe does not say otherwise.
+PTQ_START = "ptq-gptq"
 
 ARMS: dict[str, Arm] = {
     arm.name: arm
@@ -60,7 +62,7 @@ ARMS: dict[str, Arm] = {
         Arm("ptq-kquant", "quantized without training: k-quant, as ONNX Runtime ships it", "kquant"),
         Arm("ptq-hqq", "quantized without training: half-quadratic (HQQ), as ONNX Runtime ships it", "hqq"),
         Arm("ptq-mse", "quantized without training: error-minimising scales, calibrated", "mse"),
-        Arm("ptq-gptq", "quantized without training: GPTQ from error-minimising scales, calibrated", "gptq"),
+        Arm(PTQ_START, "quantized without training: GPTQ from error-minimising scales, calibrated", "gptq"),
         Arm("ptq-ft", "fp-ft, quantized without training by GPTQ", "gptq", fine_tuned=True),
         Arm(TRAINED, "quantization-aware training"),
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 from qat_plugin import steps
 from qat_plugin.arms import ARMS, FLOAT
+from qat_plugin.arms import PTQ_START as PTQ
 from qat_plugin.recipe import Recipe
 from qat_plugin.workspace import Workspace, say
 
-PTQ = "ptq-gptq"
 # Parts that give more than this much of a nat back for a megabyte are worth 8 bits, as long as these are few.
 _WORTH_NATS_PER_MB, _MOST_MB_SHARE = 0.004, 0.05
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from hub_server import hub  # noqa: F401
+from safetensors.torch import load_file
 from test_readme import BLOCKS
 from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
+from qat_plugin.arms import ARMS
 from qat_plugin.cli import main
 from qat_plugin.evaluation.environment import git_commit
 from qat_plugin.recipe import QATTrainingArguments
@@ -49,6 +52,22 @@ def recipe(tones_manifest, tmp_path_factory) -> Path:
 def finished(recipe) -> Path:
     assert main(["run", str(recipe)]) == 0
     return recipe.parent / "out"
+
+
+def test_what_training_began_with_is_the_arm_ptq_gptq_and_not_computed_twice(finished, recipe, tmp_path):
+    from qat_plugin.training.run import run_ptq
+
+    assert not (finished / "train" / "start").exists()
+    # Labels that the teacher wrote are calibrated on, too.
+    shutil.copy(finished / "train" / "pseudo_labels.jsonl", tmp_path)
+    loaded = load_recipe(str(recipe), [])
+    run_ptq(loaded, ARMS["ptq-gptq"], tmp_path / "again", training_folder=tmp_path, fine_tuned_folder=tmp_path)
+    for name in ("model.safetensors", "quantizer.safetensors"):
+        kept, computed = (load_file(folder / name) for folder in (finished / "ptq-gptq", tmp_path / "again"))
+        # A start that is trained from has learned scales; at step 0 nothing is learned.
+        assert not any(kept.pop(key).any() for key in [key for key in kept if key not in computed])
+        assert kept.keys() == computed.keys()
+        assert all(torch.equal(kept[key], computed[key]) for key in kept)
 
 
 def test_run_makes_a_verified_onnx_a_table_and_a_card(finished):

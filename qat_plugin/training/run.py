@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.trainer import TRAINER_STATE_NAME
 
-from qat_plugin.arms import Arm
+from qat_plugin.arms import PTQ_START, Arm
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.data.encoding import set_language
 from qat_plugin.data.features import training_dataset
@@ -36,6 +36,7 @@ from qat_plugin.training.pseudo_labels import pseudo_labels
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.record import write_record
 from qat_plugin.training.sensitivity import Sensitivity, measure_sensitivity
+from qat_plugin.training.start import KeepStart, take_start
 from qat_plugin.training.trainer import QATTrainer
 
 
@@ -226,9 +227,16 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     )
 
 
+def _starts_from_gptq(recipe: Recipe) -> bool:
+    q = recipe.quantization
+    return q.initial_rounding == "gptq" and q.weight_observer == "mse" and q.calibration_samples > 0
+
+
 def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> None:
     """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
     trainer = make_trainer(recipe, folder, quantized=quantized)
+    if quantized and _starts_from_gptq(recipe) and PTQ_START in recipe.evaluation.arms:
+        trainer.add_callback(KeepStart(trainer.qat))
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
@@ -275,9 +283,12 @@ def measure_parts(recipe: Recipe, quantized: Path, training_folder: Path, max_cl
 
 
 def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fine_tuned_folder: Path) -> None:
-    """Write a ptq arm, calibrated on the speech that training calibrates on."""
+    """Write a ptq arm, calibrated on the speech that training calibrates on; the one that training started from is there."""
     assert arm.method is not None
     model, processor = load_model(recipe)
+    if arm.name == PTQ_START and take_start(training_folder, folder):
+        processor.save_pretrained(folder)
+        return
     batches = None
     if arm.method != "rtn":
         dataset, collator = _training_data(recipe, model, processor, training_folder)
