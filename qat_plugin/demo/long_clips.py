@@ -13,8 +13,8 @@ from qat_plugin.data.joining import join_audio, join_seconds, join_texts
 from qat_plugin.demo.folders import building, finished_origin
 from qat_plugin.errors import DataError
 
-FORMAT = 1
-LONG_SECONDS = 100.0
+FORMAT = 2
+LONG_SECONDS = 65.0
 CLIPS = 2
 NEEDED_BYTES = 20_000_000
 

@@ -10,8 +10,9 @@ from qat_plugin.demo.fetch import fetch_all
 DATA_DIR = Path("demo-data")
 
 
-# A step in float32 takes some 15 s on two cores with AVX2; the demo is to take minutes, the full one no more than an hour.
-_STEPS_WITHOUT_BF16 = {"demo": 16, "demo-full": 100}
+# A step in float32 takes some 8 s on two cores with AVX2, one of the full demo 15 s; the demo is to take minutes, the full
+# one no more than an hour.
+_STEPS_WITHOUT_BF16 = {"demo": 12, "demo-full": 100}
 
 
 def fast_precision() -> list[str]:

@@ -43,5 +43,5 @@ def test_clips_are_long_and_say_what_their_prompts_say(manifest, monkeypatch):
 
 
 def test_too_little_speech_is_said(manifest):
-    with pytest.raises(DataError, match="too little speech for 2 clips of 100 s"):
+    with pytest.raises(DataError, match="too little speech for 2 clips of 65 s"):
         make_long_clips(manifest, min_words=4)
