@@ -42,6 +42,7 @@ def test_clips_are_long_and_say_what_their_prompts_say(manifest, monkeypatch):
     assert (made.parent / "1.wav").stat().st_mtime_ns == before
 
 
-def test_too_little_speech_is_said(manifest):
-    with pytest.raises(DataError, match="too little speech for 2 clips of 65 s"):
+def test_too_little_speech_is_said(manifest, monkeypatch):
+    monkeypatch.setattr(long_clips, "LONG_SECONDS", 100.0)
+    with pytest.raises(DataError, match="too little speech for 2 clips of 100 s"):
         make_long_clips(manifest, min_words=4)
