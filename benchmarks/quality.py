@@ -96,6 +96,16 @@ def _won_back(pooled: dict[str, Any], best: str) -> list[dict[str, Any]]:
     return figures
 
 
+def held_back_speech(common_voice: Path) -> tuple[list[Path], list[Path]]:
+    """Manifests of the languages that are trained on, and of those that methods may be chosen on; the tested ones are in neither."""
+    languages = sorted(path.parent.name for path in common_voice.glob("*/manifest.jsonl"))
+    trained, chosen_on = ([name for name in languages if name not in (*TESTED, *CHOSEN_ON)], CHOSEN_ON)
+    of_trained, of_chosen = (
+        [common_voice / name / "manifest.jsonl" for name in names] for names in (trained, chosen_on)
+    )
+    return of_trained, of_chosen
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--common_voice", type=Path, required=True, help="folder of LANGUAGE/manifest.jsonl")
@@ -107,9 +117,7 @@ def main() -> int:
         parser.error(f"--arms needs {', '.join(sorted(needed))}, which the figures compare")
     data = Path("demo-data")
     fetch_all(data, full=True)
-    languages = sorted(path.parent.name for path in options.common_voice.glob("*/manifest.jsonl"))
-    held_back = {*TESTED, *CHOSEN_ON}
-    train = [options.common_voice / name / "manifest.jsonl" for name in languages if name not in held_back]
+    train, _ = held_back_speech(options.common_voice)
     train += [data / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
     test = [options.common_voice / name / "manifest.jsonl" for name in TESTED]
     test.append(data / "speech" / PROMPTS / "manifest.jsonl")

@@ -118,6 +118,21 @@ def _dataset(
     )
 
 
+def _every_clip(recipe: Recipe, names: list[str], model: Any, processor: WhisperProcessor) -> Any:
+    """Each clip by itself, and all of them; loaded, so that several processes measure each clip once."""
+    whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0, streaming=False)
+    return _dataset(dataclasses.replace(recipe, data=whole), names, model, processor, without_text=False)
+
+
+def labelled_batches(
+    recipe: Recipe, names: list[str], model: WhisperForConditionalGeneration, processor: WhisperProcessor
+) -> list[dict[str, Any]]:
+    """Every clip of the corpora `names` with its transcript, as the collator makes a batch of one."""
+    collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
+    dataset = _every_clip(recipe, names, model, processor)
+    return [collator([dataset[i]]) for i in range(len(dataset))]
+
+
 def _calibration_rows(recipe: Recipe, dataset: Any) -> list[dict[str, Any]]:
     """As many samples as the recipe calibrates on, spread over the whole dataset; the first ones of a stream."""
     wanted = recipe.quantization.calibration_samples
@@ -195,10 +210,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         dataset, collator = _training_data(recipe, model, processor, folder)
     validation = None
     if recipe.data.validation_data:
-        # Every clip by itself, and all of them; loaded, so that several processes measure each clip once.
-        whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0, streaming=False)
-        unjoined = dataclasses.replace(recipe, data=whole)
-        validation = _dataset(unjoined, recipe.data.validation_data, model, processor, without_text=False)
+        validation = _every_clip(recipe, recipe.data.validation_data, model, processor)
     q, d = recipe.quantization, recipe.distillation
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,

@@ -64,7 +64,7 @@ def measure_sensitivity(
         )
     quantized.eval()
     teacher.eval()
-    answers = [_logits(teacher, batch, context) for batch in batches]
+    answers = [label_logits(teacher, batch, context) for batch in batches]
     names = sorted({part_of(name) for name in layers}, key=_order)
     found = []
     for part in tqdm([ALL, *names], desc="quantizing part by part", unit="part"):
@@ -72,7 +72,7 @@ def measure_sensitivity(
         with _only(layers, chosen, teacher):
             kl = tokens = 0.0
             for batch, answer in zip(batches, answers, strict=True):
-                kl += float(kl_divergence(_logits(quantized, batch, context), answer, 1.0)) * len(answer)
+                kl += float(kl_divergence(label_logits(quantized, batch, context), answer, 1.0)) * len(answer)
                 tokens += len(answer)
         by_weight = {id(layers[name].weight): layers[name] for name in chosen}.values()
         counts: dict[int, int] = {}
@@ -94,8 +94,8 @@ def _order(part: str) -> tuple[bool, int, str]:
     return part.startswith("decoder"), int(digits or -1), part
 
 
-def _logits(model: Any, batch: dict[str, Any], context: EncoderContext | None) -> Tensor:
-    """Logits at the tokens of the labels, `(tokens, vocabulary)`."""
+def label_logits(model: Any, batch: dict[str, Any], context: EncoderContext | None) -> Tensor:
+    """Logits at the tokens of a batch's labels, `(tokens, vocabulary)`; `context`: how the model folds silence."""
     labels = batch["labels"]
     with torch.no_grad(), in_context(model, context, batch["input_features"]) as features:
         logits: Tensor = model(input_features=features, labels=labels).logits
