@@ -59,7 +59,8 @@ def _attend(graph: Graph, inputs: list[str], folded: FoldedInput, heads: int) ->
 
     Whole windows go without a bias, which would make the operator a quarter slower.
     """
-    biased, plain = Graph(graph.weights), Graph(graph.weights)
+    # Names that tell the layer: a profile adds up what has one name.
+    biased, plain = (Graph(graph.weights, graph.prefix) for _ in range(2))
     length = biased.op("Shape", [folded.bias])
     shape = biased.op("Concat", [graph.ints(1, 1), length, length], axis=0)
     square = biased.op("Expand", [folded.bias, shape])

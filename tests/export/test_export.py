@@ -185,6 +185,12 @@ def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
     assert found["MatMulInteger"] == 0
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_node_has_a_name_of_its_own_that_a_profile_can_tell(exported: dict[str, Path], name: str) -> None:
+    names = Counter(node.name for node in read_file(exported["int4"] / name).nodes)
+    assert names.most_common(1)[0][1] == 1 and "" not in names
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_large_weights_go_beside_the_file(
     checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path, target: str
