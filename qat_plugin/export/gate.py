@@ -170,35 +170,64 @@ def _prepare(processor: WhisperProcessor, settings: GenerationConfig, audio: Aud
     return _Clip(features, torch.tensor([prefix]), asked)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """Tokens `(1, n)`, the encoder's states `(1, positions, dim)` and the logits `(1, n, vocabulary)` of one clip."""
+
+    tokens: torch.Tensor
+    states: torch.Tensor
+    logits: torch.Tensor
+
+
 def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> float:
+    # One model after the other: of a large one, memory has room for its float64 alone.
+    found = _weight_only_answers(checkpoint, clips)
+    tokens = [answer.tokens for answer in found]
+    in_float32 = _torch_answers(checkpoint, clips, tokens, torch.float32)
     # In float64, so that only ONNX Runtime's own rounding is measured.
-    reference, largest = _vanilla_model(checkpoint).double(), 0.0
-    in_float32 = _vanilla_model(checkpoint)
+    expected = _torch_answers(checkpoint, clips, tokens, torch.float64)
     least_bound = get_target(checkpoint.target or "int8").max_weight_only_logit_difference
-    context = encoder_context_of(reference.config)
+    largest = 0.0
+    for number, (ours, own, reference) in enumerate(zip(found, in_float32, expected, strict=True)):
+        difference = float((ours.logits - reference.logits).abs().max())
+        largest = max(largest, difference)
+        # What torch's own rounding to float32 makes of it, some models feel more than others.
+        bound = max(least_bound, _OWN_ROUNDINGS * float((own.logits - reference.logits).abs().max()))
+        if not difference <= bound:
+            raise ParityError(
+                f"weight-only logits on clip {number} differ from torch's by {difference:.2e}, more than {bound:.1e}; "
+                f"the encoder's states differ by {float((ours.states - reference.states).abs().max()):.2e}"
+            )
+    return largest
+
+
+def _weight_only_answers(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> list[_Answer]:
+    """What the ONNX of the weight-only arithmetic says, with the tokens that it chooses."""
+    answers = []
     with tempfile.TemporaryDirectory(dir=checkpoint.folder.parent) as scratch:
         export_onnx(checkpoint, Path(scratch), activations=False)
         check_operators([read_file(Path(scratch) / name) for name in GRAPHS], checkpoint, activations=False)
         model = QuantizedWhisper.from_pretrained(scratch)
-        for number, clip in enumerate(clips):
+        for clip in clips:
             tokens = torch.cat([clip.prompt, model.generate(clip.features, **clip.asked)], dim=1)
             tokens = tokens[:, : model.config.max_target_positions]
-            with torch.no_grad(), in_context(reference, context, clip.features) as features:
-                expected = reference(input_features=features.double(), decoder_input_ids=tokens)
-                found = model(input_features=clip.features, decoder_input_ids=tokens)
-                states = model.get_encoder()(clip.features)[0] - expected.encoder_last_hidden_state
-            with torch.no_grad(), in_context(in_float32, context, clip.features) as features:
-                own = in_float32(input_features=features, decoder_input_ids=tokens).logits
-            difference = float((found.logits - expected.logits).abs().max())
-            largest = max(largest, difference)
-            # What torch's own rounding to float32 makes of it, some models feel more than others.
-            bound = max(least_bound, _OWN_ROUNDINGS * float((own - expected.logits).abs().max()))
-            if not difference <= bound:
-                raise ParityError(
-                    f"weight-only logits on clip {number} differ from torch's by {difference:.2e}, more than {bound:.1e}; "
-                    f"the encoder's states differ by {float(states.abs().max()):.2e}"
-                )
-    return largest
+            with torch.no_grad():
+                logits = model(input_features=clip.features, decoder_input_ids=tokens).logits
+                answers.append(_Answer(tokens, model.get_encoder()(clip.features)[0], logits))
+    return answers
+
+
+def _torch_answers(
+    checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip], tokens: Sequence[torch.Tensor], dtype: torch.dtype
+) -> list[_Answer]:
+    """What torch says to the same tokens, all of it computed in `dtype`."""
+    model, answers = _vanilla_model(checkpoint).to(dtype), []
+    context = encoder_context_of(model.config)
+    for clip, given in zip(clips, tokens, strict=True):
+        with torch.no_grad(), in_context(model, context, clip.features) as features:
+            output = model(input_features=features.to(dtype), decoder_input_ids=given)
+        answers.append(_Answer(given, output.encoder_last_hidden_state, output.logits))
+    return answers
 
 
 def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequence[_Clip]) -> tuple[int, int]:
