@@ -1,6 +1,6 @@
-"""How fast is a quantized Whisper on this CPU? Ours beside transformers and faster-whisper, on the same weights and clips.
+"""How fast is a quantized Whisper on this CPU? Ours beside transformers, faster-whisper and whisper.cpp, on the same weights.
 
-    pip install faster-whisper
+    pip install faster-whisper pywhispercpp
     python benchmarks/speed.py --fp RUN/onnx/fp --int8 RUN8/onnx/qat --int4 RUN4/onnx/qat
 
 Every system is a process of its own, and they take turns: each round, each of them transcribes all clips (greedy, language
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import figure, folder_bytes, write_results
+from ggml import write_ggml
 
 from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.weights import WHEELS
@@ -63,6 +64,8 @@ def load(kind: str, source: str, mode: str, threads: int) -> Transcribe:
             return " ".join(segment.text.strip() for segment in found), sum(len(s.tokens) for s in found)
 
         return faster
+    if kind == "whisper.cpp":
+        return load_whisper_cpp(source, threads)
     import torch
 
     from qat_plugin.models import load_processor, load_whisper
@@ -83,6 +86,24 @@ def load(kind: str, source: str, mode: str, threads: int) -> Transcribe:
         return found.text, len(found.tokens)
 
     return ours
+
+
+def load_whisper_cpp(source: str, threads: int) -> Transcribe:
+    from pywhispercpp.model import Model
+
+    from qat_plugin.models import load_processor
+
+    model = Model(
+        source, n_threads=threads, redirect_whispercpp_logs_to=None, language="fr", no_timestamps=True,
+        no_context=True, temperature=0.0, temperature_inc=0.0, print_progress=False, print_realtime=False,
+    )  # fmt: skip
+    tokenizer = load_processor(DATA / "whisper-base").tokenizer
+
+    def transcribe(audio: Any, limit: int | None) -> tuple[str, int]:
+        text = " ".join(segment.text for segment in model.transcribe(audio, max_tokens=limit or 0))
+        return text, len(tokenizer(text, add_special_tokens=False).input_ids) + 1
+
+    return transcribe
 
 
 def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: list[Any]) -> None:
@@ -159,15 +180,23 @@ def main() -> int:
     long_seconds = len(clips[-1]) / SAMPLING_RATE
     normalize = get_normalizer("basic")
     with tempfile.TemporaryDirectory() as temporary:
-        unpack_faster_whisper(Path(temporary))
+        converted = Path(temporary) / "faster-whisper"
+        converted.mkdir()
+        unpack_faster_whisper(converted)
         systems: Systems = {"transformers float32": ("transformers", str(DATA / "whisper-base"), "")}
         for compute in ("float32", "int8"):
-            systems[f"faster-whisper {compute}"] = ("faster-whisper", temporary, compute)
+            systems[f"faster-whisper {compute}"] = ("faster-whisper", str(converted), compute)
+        for stored in ("f16", "q8_0"):
+            ggml = Path(temporary) / stored / "model.bin"
+            ggml.parent.mkdir()
+            write_ggml(DATA / "whisper-base", ggml, stored)
+            systems[f"whisper.cpp {stored}"] = ("whisper.cpp", str(ggml), "")
         for name, folder in {"fp32": options.fp, "int8": options.int8, "int4": options.int4}.items():
             for mode in ("full", "auto"):
                 if folder:
                     systems[f"{name} {mode}"] = ("ours", folder, mode)
-        sizes = {name: folder_bytes(Path(source)) / 1e6 for name, (_, source, _) in systems.items()}
+        sources = {name: Path(source) for name, (_, source, _) in systems.items()}
+        sizes = {name: folder_bytes(path if path.is_dir() else path.parent) / 1e6 for name, path in sources.items()}
         context = multiprocessing.get_context("spawn")
         pipes, found = {}, {}
         for name, system in systems.items():
