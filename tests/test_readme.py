@@ -142,6 +142,17 @@ def test_speeds_without_vnni_are_those_of_the_benchmark():
     assert f"and with the whole window {full} times as fast as faster-whisper int8" in text
 
 
+def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
+    results = json.loads((QUALITY.parent / "cpus.json").read_text(encoding="utf8"))
+    assert "avx512_vnni" in results["other_machine"]["cpu_flags"]
+    assert "avx512_vnni" not in results["machine"]["cpu_flags"]
+    errors = {entry["name"].partition(":")[0]: entry["errors"] for entry in results["figures"]}
+    words, text = sum(row["words"] for row in results["counts"]["fp-auto"]["here"].values()), " ".join(README.split())
+    assert errors["fp-auto"]["here"] == errors["fp-auto"]["there"]
+    assert f"on the same {words} words the float model makes {errors['fp-auto']['here']} errors" in text
+    assert f"4-bit one {errors['ptq-rtn']['there']} and {errors['ptq-rtn']['here']}" in text
+
+
 def test_the_demo_of_the_readme_ran_where_it_says():
     results = json.loads(DEMO.read_text(encoding="utf8"))
     assert (
