@@ -16,17 +16,18 @@ from qat_plugin.errors import DataError
 class HygieneReport:
     """What a test manifest and training manifests share; texts are compared as `normalized` writes them.
 
-    `tested` counts distinct texts of at least the asked number of words, none of which is trained on. `shared_short`
-    are those of fewer words, which are not tested, that are: "un" is nobody's own.
+    `tested` counts distinct texts of `min_words` words or more, none of which is trained on. `shared_short` are those of
+    fewer words that are: "un" is nobody's own.
     """
 
     tested: int
+    min_words: int
     shared_short: tuple[str, ...]
 
     def __str__(self) -> str:
         """One line for people."""
-        short = f"; {len(self.shared_short)} shorter ones, which are not tested, are" if self.shared_short else ""
-        return f"none of {self.tested} test texts is trained on{short}"
+        short = f"; {len(self.shared_short)} shorter ones are" if self.shared_short else ""
+        return f"none of {self.tested} test texts of {self.min_words} words or more is trained on{short}"
 
 
 def check_hygiene(test: Path, training: Sequence[Path], *, min_words: int) -> HygieneReport:
@@ -35,10 +36,10 @@ def check_hygiene(test: Path, training: Sequence[Path], *, min_words: int) -> Hy
     Args:
         test: JSONL manifest.
         training: JSONL manifests.
-        min_words: rows of `test` with so many words or more are tested.
+        min_words: texts of so many words or more must be in one of them alone.
 
     Raises:
-        DataError: a tested text or a test speaker is in a training manifest.
+        DataError: such a text or a test speaker is in a training manifest.
     """
     texts, speakers = _read(test)
     tested = {text for text in texts if len(text.split()) >= min_words}
@@ -52,7 +53,7 @@ def check_hygiene(test: Path, training: Sequence[Path], *, min_words: int) -> Hy
         if voices := sorted(speakers & train_speakers):
             raise DataError(f"{manifest} trains on the voice of {test}, {voices[0]!r}: hold one of the two out.")
         shared |= texts & train_texts
-    return HygieneReport(len(tested), tuple(sorted(shared)))
+    return HygieneReport(len(tested), min_words, tuple(sorted(shared)))
 
 
 def normalized(text: str) -> str:

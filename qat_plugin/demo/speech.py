@@ -7,12 +7,12 @@ asterisk_fr   Canadian French telephone prompts, one professional woman (CC-BY-S
 tuxpaint_fr   French descriptions of pictures, mostly one man (GPL-2)               training
 asterisk_en   US English telephone prompts, one professional woman (CC-BY-SA)       training
 asterisk_es   Mexican Spanish telephone prompts, the voice of asterisk_en           training
-asterisk_it   Italian telephone prompts, one professional man (CC-BY)               training
+asterisk_it   Italian telephone prompts, one professional man (CC-BY)               testing
 asterisk_ru   Russian telephone prompts, one professional woman (CC-BY)             training
 ============  ====================================================================  ========
 
-The last four belong to the full demo: distillation from the float model learns from speech of any language. Each line
-of a manifest is ``{"audio": path relative to the manifest, "text", "duration" (s), "speaker", "language"}``.
+The last four belong to the full demo: distillation from the float model learns from speech of any language, and so it is tested
+on one that it does not train on, too. Each line of a manifest is ``{"audio": path relative to the manifest, "text", "duration" (s), "speaker", "language"}``.
 """
 
 from __future__ import annotations

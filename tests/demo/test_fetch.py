@@ -10,9 +10,10 @@ from qat_plugin.demo.__main__ import main
 
 @pytest.fixture
 def corpora(tmp_path, monkeypatch):
-    """Manifests of two corpora by name; what was asked of the functions that fetch is under 'asked'."""
+    """Manifests of three corpora by name; what was asked of the functions that fetch is under 'asked'."""
     manifests, asked = {}, []
-    for name, text in (("asterisk_fr", "Composez le numéro deux."), ("tuxpaint_fr", "Un chat.")):
+    texts = {"asterisk_fr": "Composez le numéro deux.", "asterisk_it": "Un gatto.", "tuxpaint_fr": "Un chat."}
+    for name, text in texts.items():
         manifests[name] = tmp_path / f"{name}.jsonl"
         manifests[name].write_text(json.dumps({"text": text, "speaker": name}), encoding="utf-8")
     monkeypatch.setattr(fetch, "fetch_whisper_base", lambda folder: asked.append(("weights", folder)))
@@ -34,7 +35,8 @@ def test_fetches_both_and_reports(corpora, tmp_path, capsys):
     ]
     said = capsys.readouterr().out
     assert "asterisk_fr_long, prompts of asterisk_fr one after the other: 1 utterances, 2.0 min\n" in said
-    assert "asterisk_fr against tuxpaint_fr: none of 1 test texts is trained on\n" in said
+    assert "asterisk_fr against tuxpaint_fr: none of 1 test texts of 4 words or more is trained on\n" in said
+    assert "asterisk_it against tuxpaint_fr: none of 0 test texts of 4 words or more is trained on\n" in said
 
 
 def test_a_test_text_that_is_trained_on_is_refused(corpora, tmp_path, capsys):

@@ -20,7 +20,7 @@ def test_disjoint_corpora_are_counted(tmp_path):
     train = manifest(tmp_path / "train", [("oui !", "b"), ("Il fait très froid.", "b")])
     report = check_hygiene(test, [train], min_words=4)
     assert (report.tested, report.shared_short) == (1, ("oui",))
-    assert str(report) == "none of 1 test texts is trained on; 1 shorter ones, which are not tested, are"
+    assert str(report) == "none of 1 test texts of 4 words or more is trained on; 1 shorter ones are"
 
 
 def test_a_shared_text_is_an_error(tmp_path):
