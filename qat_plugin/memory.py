@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # mallopt(3)
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
+# Where malloc begins with maps of their own for blocks, and the most that it moves this up to when such blocks are freed.
+_LEAST_MAP, _LARGEST_MAP = 128 * 1024, 32 * 1024 * 1024
+_keeps_freed_memory = False
 
 
 def keep_freed_memory() -> None:
@@ -17,8 +22,10 @@ def keep_freed_memory() -> None:
     Every training step asks for the same gigabytes again; pages that were given back are then zeroed anew, one fault at a time,
     which was a sixth of a step's time on a CPU.
     """
+    global _keeps_freed_memory
     mallopt = _of_glibc("mallopt")
     if mallopt is not None:
+        _keeps_freed_memory = True
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
@@ -28,6 +35,26 @@ def return_freed_memory() -> None:
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+@contextmanager
+def freed_blocks_returned_at_once() -> Iterator[None]:
+    """Within, blocks of 128 KiB and more go back to the system when they are freed; not after `keep_freed_memory`.
+
+    While a graph is loaded, its weights are freed one by one and others are made of them. Once malloc has seen large blocks
+    freed, it keeps those that follow: a fifth more memory than is in use. Afterwards it keeps them as before, since
+    computing asks for the same ones again.
+    """
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None or _keeps_freed_memory:
+        yield
+        return
+    mallopt(_M_MMAP_THRESHOLD, _LEAST_MAP)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MAP)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MAP)
 
 
 def _of_glibc(function: str) -> Any:

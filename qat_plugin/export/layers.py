@@ -192,12 +192,18 @@ class Layers:
     def _lookup(self, graph: Graph, name: str, weight: QuantizedWeight, ids: str) -> str:
         assert weight.scheme.operator == "MatMulNBits"
         blocks, scale, points = self._blocks(graph, name, weight)
-        table = graph.op("Reshape", [blocks, graph.ints(len(weight.integers), -1)])
-        return graph.op(  # type: ignore[no-any-return]
-            "GatherBlockQuantized", [table, ids, scale, *([points] if points else [])], domain=MICROSOFT,
-            bits=weight.scheme.weight.num_bits, block_size=weight.scheme.weight.group_size, gather_axis=0,
-            quantize_axis=1,
+        out, groups = weight.scale.shape
+        # In the shape that the product reads: in another one the largest tensor would be there twice once it is loaded.
+        inputs = [blocks, ids, graph.op("Reshape", [scale, graph.ints(out, groups, 1)])]
+        if points:
+            halves = [graph.op("Unsqueeze", [half, graph.ints(-1)]) for half in self._nibbles(graph, points)]
+            both = graph.op("Reshape", [graph.op("Concat", halves, axis=2), graph.ints(out, -1, 1)])
+            inputs.append(graph.op("Slice", [both, graph.ints(0), graph.ints(groups), graph.ints(1)]))
+        rows = graph.op(
+            "GatherBlockQuantized", inputs, domain=MICROSOFT, bits=weight.scheme.weight.num_bits,
+            block_size=weight.scheme.weight.group_size, gather_axis=0, quantize_axis=2,
         )  # fmt: skip
+        return graph.op("Reshape", [rows, graph.ints(0, 0, -1)])  # type: ignore[no-any-return]
 
     def output(self, graph: Graph, embedding: str, x: str) -> str:
         """Logits: the product with the tied embedding, or with `proj_out` where it is not tied."""

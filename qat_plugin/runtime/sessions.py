@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from transformers import WhisperConfig
 
 from qat_plugin.errors import ModelError
+from qat_plugin.memory import freed_blocks_returned_at_once
 
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -44,7 +45,8 @@ def open_session(path: Path, num_threads: int | None, profile: Path | None = Non
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with freed_blocks_returned_at_once():
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _LOAD_ERRORS as error:
         raise ModelError(
             f"{path}: ONNX Runtime {ort.__version__} cannot load it ({str(error).splitlines()[0]}); export the model "

@@ -205,14 +205,19 @@ def test_large_weights_go_beside_the_file(
     )
 
 
-def test_the_float_embedding_is_loaded_once(tiny_whisper_dir: Path, exported: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["float", "int8", "int4"])
+def test_the_embedding_is_loaded_once(
+    tiny_whisper_dir: Path, exported: dict[str, Path], tmp_path: Path, target: str
+) -> None:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
     ort.InferenceSession(
-        str(exported["float"] / "decoder_model_merged.onnx"), options, providers=["CPUExecutionProvider"]
+        str(exported[target] / "decoder_model_merged.onnx"), options, providers=["CPUExecutionProvider"]
     )
     rows = read_checkpoint(tiny_whisper_dir).config["vocab_size"]
-    tables = [a for a in read_file(tmp_path / "optimized.onnx").initializers.values() if a.size == rows * 64]
+    stored = rows * 64 // (2 if target == "int4" else 1)
+    tables = [a for a in read_file(tmp_path / "optimized.onnx").initializers.values() if a.size == stored]
     assert len(tables) == 1
 
 
