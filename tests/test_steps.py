@@ -152,6 +152,26 @@ def test_figures_are_not_shown_as_another_recipes(finished, recipe, capsys, comm
     assert main(["card", str(recipe)]) == 0
 
 
+def test_files_that_were_changed_by_hand_are_neither_taken_for_exported_nor_for_measured(
+    finished, recipe, tmp_path, capsys
+):
+    """One byte: what push then asks for, export and evaluate do, and do not say that it is done already."""
+    own = shutil.copytree(finished, tmp_path / "out")
+    graph = own / "onnx" / "qat" / "decoder_model_merged.onnx"
+    before = graph.read_bytes()
+    graph.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    command = ["--output_dir", str(own), "--arms", "ptq-rtn", "qat"]
+    assert main(["card", str(recipe), *command]) == 1
+    assert "decoder_model_merged.onnx has sha256" in capsys.readouterr().err
+    assert main(["export", str(recipe), *command]) == 0
+    said = capsys.readouterr().err
+    assert "ptq-rtn: done already" in said and "qat no longer holds what was written there" in said
+    assert graph.read_bytes() == before
+    (own / "onnx" / "ptq-rtn" / "generation_config.json").write_text("{}")
+    main(["evaluate", str(recipe), *command])
+    assert "[evaluate] done already" not in capsys.readouterr().err
+
+
 def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):
     assert main(["train", str(recipe), "--learning_rate", "5e-4", "--logging_steps", "7"]) == 1
     error = capsys.readouterr().err

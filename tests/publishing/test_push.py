@@ -27,6 +27,10 @@ def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def expected_files(folder: Path, card_folder: Path) -> dict[str, bytes]:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     return files | {"README.md": (card_folder / "README.md").read_bytes()}
@@ -214,19 +218,41 @@ def test_an_unverified_export_is_published_when_asked_and_its_card_says_so(
 def test_other_files_than_the_measured_ones_are_refused(online: Hub, folder: Path, card_folder: Path) -> None:
     graph = folder / "encoder_model.onnx"
     before = graph.read_bytes()
-    graph.write_bytes(before + b"x")
-    changed = hashlib.sha256(before + b"x").hexdigest()
-    measured = hashlib.sha256(before).hexdigest()
-    with pytest.raises(PublishError, match=rf"encoder_model\.onnx has sha256 {changed}, .* on {measured}: .*evaluate"):
+    one_byte = before[:500] + bytes([before[500] ^ 1]) + before[501:]
+    graph.write_bytes(one_byte)
+    digests = f"encoder_model\\.onnx has sha256 {sha256(one_byte)}, .* on {sha256(before)}: "
+    with pytest.raises(PublishError, match=digests + ".*run `qat-plugin export` again"):
         push(folder, card_folder, REPO)
+    # The figures are of other files, whatever is said of the gate.
+    with pytest.raises(PublishError, match=digests + ".*evaluate"):
+        push(folder, card_folder, REPO, allow_unverified=True)
     graph.unlink()
-    with pytest.raises(PublishError, match=r"encoder_model\.onnx is missing, but the results were measured with it"):
-        push(folder, card_folder, REPO)
+    for unverified, lacks in ((False, "the parity gate passed with it"), (True, "the results were measured with it")):
+        with pytest.raises(PublishError, match=rf"encoder_model\.onnx is missing, but {lacks}"):
+            push(folder, card_folder, REPO, allow_unverified=unverified)
     graph.write_bytes(before)
     (folder / "decoder_model.onnx").write_bytes(b"not measured")
     with pytest.raises(PublishError, match=r"decoder_model\.onnx is not among the measured files"):
         push(folder, card_folder, REPO)
     assert online.requests == []
+
+
+def test_the_gate_vouches_for_the_files_that_it_passed_alone(
+    online: Hub, onnx_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Changed since, they may be measured again; what they compute was compared with nothing."""
+    folder = onnx_folders["qat"]
+    graph = folder / "encoder_model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    measured = measure(tmp_path / "again", onnx_folders, RECIPE)
+    with pytest.raises(PublishError, match=r"encoder_model\.onnx has sha256 .*, the parity gate passed on .*export` again"):
+        write_card(measured, folder, tmp_path / "card")
+    card = write_card(measured, folder, tmp_path / "card", allow_unverified=True).parent
+    with pytest.raises(PublishError, match=r"the parity gate passed on"):
+        push(folder, card, REPO)
+    assert online.requests == []
+    push(folder, card, REPO, allow_unverified=True)
+    assert "the trained model was not run on these files" in online.files(REPO)["README.md"].decode()
 
 
 def test_a_card_of_other_results_is_refused(
