@@ -158,7 +158,9 @@ def read_parity(onnx_folder: str | Path, *, allow_unverified: bool = False) -> d
             return parity
         if allow_unverified:
             return {"passed": False}
-        raise PublishError(f"{changed}: what it computes was not compared with the model; run `qat-plugin export` again")
+        raise PublishError(
+            f"{changed}: what it computes was not compared with the model; run `qat-plugin export` again"
+        )
     if allow_unverified:
         return {**parity, "passed": False}
     raise PublishError(

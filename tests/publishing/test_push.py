@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from card_sample import RECIPE, measure
+from card_sample import RECIPE, describe, measure
 from hub_server import LOST, TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
@@ -245,7 +245,9 @@ def test_the_gate_vouches_for_the_files_that_it_passed_alone(
     graph = folder / "encoder_model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
     measured = measure(tmp_path / "again", onnx_folders, RECIPE)
-    with pytest.raises(PublishError, match=r"encoder_model\.onnx has sha256 .*, the parity gate passed on .*export` again"):
+    with pytest.raises(
+        PublishError, match=r"encoder_model\.onnx has sha256 .*, the parity gate passed on .*export` again"
+    ):
         write_card(measured, folder, tmp_path / "card")
     card = write_card(measured, folder, tmp_path / "card", allow_unverified=True).parent
     with pytest.raises(PublishError, match=r"the parity gate passed on"):
@@ -253,6 +255,30 @@ def test_the_gate_vouches_for_the_files_that_it_passed_alone(
     assert online.requests == []
     push(folder, card, REPO, allow_unverified=True)
     assert "the trained model was not run on these files" in online.files(REPO)["README.md"].decode()
+
+
+def test_files_that_were_not_measured_are_published_when_asked_and_the_card_names_them(
+    online: Hub, folder: Path, card_folder: Path, tmp_path: Path
+) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    (folder / "encoder_model_fp16.onnx").write_bytes(b"another")
+    describe(folder, "int4")  # exported again, with the gate passed
+    with pytest.raises(PublishError, match=r"config\.json has sha256 .*the results were measured on"):
+        push(folder, card_folder, REPO)
+    assert online.requests == []
+    push(folder, card_folder, REPO, allow_unmeasured=True)
+    publish_to_folder(folder, card_folder, tmp_path / "published", allow_unmeasured=True)
+    for text in (online.files(REPO)["README.md"].decode(), (tmp_path / "published" / "README.md").read_text()):
+        said = "**Not measured.** The figures of this model were measured on other files than these: config.json, "
+        assert said + "quantization.json, encoder_model_fp16.onnx.\n" in text
+        assert "files are the ones that were measured" not in text
+    # Of measured files the flag says nothing.
+    (folder / "encoder_model_fp16.onnx").unlink()
+    config.write_text(config.read_text()[:-1])
+    describe(folder, "int4")
+    push(folder, card_folder, REPO, allow_unmeasured=True)
+    assert online.files(REPO)["README.md"] == (card_folder / "README.md").read_bytes()
 
 
 def test_a_card_of_other_results_is_refused(
@@ -339,6 +365,22 @@ def test_what_goes_on_failing_is_an_error_and_the_next_push_mends_it(
     push(folder, card_folder, REPO)
     assert not [request for request in online.requests if request.startswith("PUT")]
     assert "encoder_model.onnx" in online.files(REPO)
+
+
+def test_of_a_broken_upload_the_next_push_sends_what_is_missing(
+    online: Hub, folder: Path, card_folder: Path, impatient: None
+) -> None:
+    """The first of two graphs arrived: its bytes are not sent again."""
+    late = sha256((folder / "decoder_model_merged.onnx").read_bytes())
+    online.fail(f"PUT /{late}", *[503] * 100)
+    with pytest.raises(PublishError, match=r"the Hub did not take the upload .*run push again"):
+        push(folder, card_folder, REPO)
+    assert len(online.repo(REPO).commits) == 1
+    online.faults.clear()
+    online.requests.clear()
+    push(folder, card_folder, REPO)
+    assert [request for request in online.requests if request.startswith("PUT")] == [f"PUT /{late}"]
+    assert online.files(REPO).items() >= expected_files(folder, card_folder).items()
 
 
 def test_a_refusal_is_not_tried_again(online: Hub, folder: Path, card_folder: Path, impatient: None) -> None:
