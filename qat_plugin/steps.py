@@ -208,12 +208,13 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
             "evaluate",
             f"{', '.join(evaluation.arms)} on {', '.join(_test_names(recipe))}; finished transcripts are kept",
         )
-        # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
-        workspace.results_file.unlink(missing_ok=True)
-        with workspace.step("evaluate", inputs):
-            corpora, overlap = _measure(recipe, workspace)
-            costs = _measure_costs(recipe, workspace, corpora[0])
-        _write_results(recipe, workspace, corpora, costs, overlap)
+        with workspace.alone("evaluate"):
+            # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
+            workspace.results_file.unlink(missing_ok=True)
+            with workspace.step("evaluate", inputs):
+                corpora, overlap = _measure(recipe, workspace)
+                costs = _measure_costs(recipe, workspace, corpora[0])
+            _write_results(recipe, workspace, corpora, costs, overlap)
     print(render_table(read_results(workspace.results_file)))
 
 
