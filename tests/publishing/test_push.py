@@ -449,6 +449,7 @@ def test_a_pushed_model_transcribes_by_its_hub_id(
 
     folder = tmp_path / "onnx" / "tiny"
     export_onnx(read_checkpoint(tiny_whisper_dir), folder)
+    describe(folder, None)
     (folder / "parity.json").write_text((onnx_folders["qat"] / "parity.json").read_text())
     measured = measure(tmp_path / "evaluation", {**onnx_folders, "qat": folder}, RECIPE)
     card = write_card(measured, folder, tmp_path / "card")
