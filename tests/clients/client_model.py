@@ -22,6 +22,7 @@ from qat_plugin.training.ptq import quantize_without_training
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REPO = "tester/whisper-tiny-js"
 
 
