@@ -46,6 +46,11 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
                 help="also files that failed the parity gate or never went through it; the card says so",
             )
         if name == "push":
+            step.add_argument(
+                "--allow_unmeasured",
+                action="store_true",
+                help="also other files than the results were measured on; the card names them",
+            )
             step.add_argument("--dry_run", action="store_true", help="show what would be uploaded, and do nothing")
             step.add_argument(
                 "--space", action="store_true", help="and a page that runs the model in its visitors' browsers"
@@ -107,6 +112,7 @@ def _dispatch(options: argparse.Namespace, overrides: list[str]) -> int:
             to_folder=options.to_folder,
             space=options.space,
             allow_unverified=options.allow_unverified,
+            allow_unmeasured=options.allow_unmeasured,
         )
     elif options.command == "card":
         publishing_steps.card(recipe, workspace, allow_unverified=options.allow_unverified)

@@ -52,6 +52,7 @@ def push(
     to_folder: str | None = None,
     space: bool = False,
     allow_unverified: bool = False,
+    allow_unmeasured: bool = False,
 ) -> None:
     """Upload the qat arm's folder and the card to the Hub, or write them to a local folder; `space`: and a page."""
     from qat_plugin import publishing
@@ -69,6 +70,7 @@ def push(
             page=space,
             publishing=_publishing(recipe),
             allow_unverified=allow_unverified,
+            allow_unmeasured=allow_unmeasured,
         )
         return
     if not args.hub_model_id:
@@ -88,6 +90,7 @@ def push(
         token=args.hub_token,
         publishing=_publishing(recipe),
         allow_unverified=allow_unverified,
+        allow_unmeasured=allow_unmeasured,
     )
     if space:
         publishing.push_space(

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
@@ -103,8 +104,10 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
     for arm in recipe.evaluation.arms:
         inputs = {"arm": arm, "parity_samples": recipe.evaluation.parity_samples, **training_inputs(recipe)}
         if workspace.is_done(f"export_{arm}", inputs):
-            say("export", f"{arm}: done already: {workspace.onnx(arm)}")
-            continue
+            if _is_as_exported(workspace.onnx(arm), verified=not ARMS[arm].onnxruntime):
+                say("export", f"{arm}: done already: {workspace.onnx(arm)}")
+                continue
+            say("export", f"{arm}: {workspace.onnx(arm)} no longer holds what was written there")
         trained = FINE_TUNED if ARMS[arm].fine_tuned else TRAINED if arm == TRAINED else None
         if trained is not None and not workspace.is_done(_TRAINING_STEPS[trained], training_inputs(recipe)):
             raise WorkspaceError(
@@ -114,6 +117,23 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
         say("export", f"{arm}: ONNX from {workspace.checkpoint(arm)}, {checks}")
         with workspace.step(f"export_{arm}", inputs):
             _export_arm(recipe, workspace, arm)
+
+
+def _is_as_exported(folder: Path, *, verified: bool) -> bool:
+    """Whether the files are to the byte those that export wrote and, where `verified`, its parity gate passed."""
+    from qat_plugin.evaluation.folder_files import list_files
+
+    description = folder / "quantization.json"
+    if not description.is_file() or (verified and not (folder / "parity.json").is_file()):
+        return False
+    try:
+        written = json.loads(description.read_text(encoding="utf8"))["files"]
+    except ValueError:
+        return False
+    if not all((folder / name).is_file() for name in written):
+        return False
+    present = list_files(folder)
+    return all(present[name]["sha256"] == digest for name, digest in written.items())
 
 
 def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
@@ -188,21 +208,22 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
             "evaluate",
             f"{', '.join(evaluation.arms)} on {', '.join(_test_names(recipe))}; finished transcripts are kept",
         )
-        # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
-        workspace.results_file.unlink(missing_ok=True)
-        with workspace.step("evaluate", inputs):
-            corpora, overlap = _measure(recipe, workspace)
-            costs = _measure_costs(recipe, workspace, corpora[0])
-        _write_results(recipe, workspace, corpora, costs, overlap)
+        with workspace.alone("evaluate"):
+            # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
+            workspace.results_file.unlink(missing_ok=True)
+            with workspace.step("evaluate", inputs):
+                corpora, overlap = _measure(recipe, workspace)
+                costs = _measure_costs(recipe, workspace, corpora[0])
+            _write_results(recipe, workspace, corpora, costs, overlap)
     print(render_table(read_results(workspace.results_file)))
 
 
 def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
-    """Digest of each arm's description, which holds those of all its files."""
-    return {
-        f"onnx_{arm}": hashlib.sha256((workspace.onnx(arm) / "quantization.json").read_bytes()).hexdigest()
-        for arm in arms
-    }
+    """Digest of each arm's files as they are now: who changed one by hand is not shown the figures of the other."""
+    from qat_plugin.evaluation.folder_files import list_files
+
+    states = {arm: json.dumps(list_files(workspace.onnx(arm)), sort_keys=True) for arm in arms}
+    return {f"onnx_{arm}": hashlib.sha256(state.encode()).hexdigest() for arm, state in states.items()}
 
 
 def _test_speech(recipe: Recipe) -> dict[str, Any]:

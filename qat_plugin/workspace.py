@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -143,6 +144,21 @@ class Workspace:
                     "what is finished is kept"
                 ) from error
             raise
+
+    @contextlib.contextmanager
+    def alone(self, step: str) -> Iterator[None]:
+        """Let no other process do `step` in this folder meanwhile: two would write into each other's files and times.
+
+        Raises `WorkspaceError` when one is at it. The system gives the lock back when a process dies.
+        """
+        with (self.root / f".{step}.lock").open("w", encoding="utf8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WorkspaceError(
+                    f"another process does step {step!r} in {self.root} now: wait for it, or name another output_dir"
+                ) from error
+            yield
 
     def _read(self) -> dict[str, Any]:
         if not self.keeps_books and not self._state_file.is_file():

@@ -16,10 +16,13 @@ from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.arms import ARMS
 from qat_plugin.cli import main
+from qat_plugin.errors import WorkspaceError
 from qat_plugin.evaluation.environment import git_commit
+from qat_plugin.publishing.document import read_parity
 from qat_plugin.recipe import QATTrainingArguments
 from qat_plugin.recipe_loading import load_recipe
 from qat_plugin.steps import training_inputs
+from qat_plugin.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +153,42 @@ def test_figures_are_not_shown_as_another_recipes(finished, recipe, capsys, comm
     assert main([command, str(recipe), "--model_title", "Another"]) == 0
     assert run.read_bytes() == kept[0] and ("# Another" in card.read_text()) == (command == "card")
     assert main(["card", str(recipe)]) == 0
+
+
+def test_files_that_were_changed_by_hand_are_neither_taken_for_exported_nor_for_measured(
+    finished, recipe, tmp_path, capsys, monkeypatch
+):
+    """One byte: what push then asks for, export and evaluate do, and do not say that it is done already."""
+
+    def stop(*_):
+        raise WorkspaceError("measured again")
+
+    own = shutil.copytree(finished, tmp_path / "out")
+    command = [str(recipe), "--output_dir", str(own)]
+    monkeypatch.setattr("qat_plugin.steps._measure", stop)
+    assert main(["evaluate", *command]) == 0
+    graph = own / "onnx" / "qat" / "decoder_model_merged.onnx"
+    before = graph.read_bytes()
+    graph.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert main(["card", *command]) == 1
+    assert "decoder_model_merged.onnx has sha256" in capsys.readouterr().err
+    assert main(["evaluate", *command]) == 1
+    assert "measured again" in capsys.readouterr().err
+    assert main(["export", *command, "--arms", "fp", "qat"]) == 0
+    said = capsys.readouterr().err
+    assert "fp: done already" in said and "qat no longer holds what was written there" in said
+    assert read_parity(own / "onnx" / "qat")["passed"]
+
+
+def test_two_evaluations_in_one_folder_do_not_run_at_once(finished, recipe, tmp_path, capsys):
+    own = shutil.copytree(finished, tmp_path / "out")
+    transcripts = own / "evaluation" / "clips" / "qat.jsonl"
+    before = (own / "evaluation" / "results.json").read_bytes(), transcripts.read_bytes()
+    with Workspace(own).alone("evaluate"):
+        # Another normalizer, so that it is not done already.
+        assert main(["evaluate", str(recipe), "--output_dir", str(own), "--normalizer", "none"]) == 1
+    assert "another process does step 'evaluate' in" in capsys.readouterr().err
+    assert ((own / "evaluation" / "results.json").read_bytes(), transcripts.read_bytes()) == before
 
 
 def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):

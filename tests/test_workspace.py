@@ -25,6 +25,20 @@ def test_a_step_is_done_for_the_same_inputs_only(tmp_path):
     assert again.differences("train", {**inputs, "max_steps": 4}) == ["max_steps: 3 → 4"]
 
 
+def test_one_process_at_a_time_does_a_step(tmp_path):
+    workspace, other = Workspace(tmp_path), Workspace(tmp_path)
+    with workspace.alone("evaluate"):
+        with (
+            pytest.raises(WorkspaceError, match=r"another process does step 'evaluate' in .* now"),
+            other.alone("evaluate"),
+        ):
+            pass
+        with other.alone("export"):
+            pass
+    with other.alone("evaluate"):
+        pass
+
+
 def test_an_interrupted_step_is_not_done_and_its_time_is_kept(tmp_path):
     workspace = Workspace(tmp_path)
     with pytest.raises(KeyboardInterrupt), workspace.step("train", {"a": 1}):

@@ -7,6 +7,7 @@ figures tell them apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any, Optional
 
 from qat_plugin.evaluation.wer import ErrorCounts, sum_word_errors
@@ -38,8 +39,20 @@ def break_down(part: Scored) -> dict[str, Any]:
         "long_insertion_ids": made_up,
         "over_half_wrong": len(half_wrong),
         "by_duration": _by_duration(part),
-        "worst_speakers": _worst_speakers(part),
+        "speaker_spread": _speaker_spread(part),
     }
+
+
+def hardest_speakers(part: Scored) -> list[str | None]:
+    """Those with the highest WERs among speakers with enough words; none where speakers are unknown, or there is one."""
+    groups = {speaker: sum_word_errors(words).wer for speaker, words in _by_speaker(part).items()}
+    return sorted(groups, key=lambda speaker: (-groups[speaker], str(speaker)))[:SHOWN_SPEAKERS]
+
+
+def count_speakers(part: Scored, speakers: Sequence[str | None]) -> list[dict[str, Any]]:
+    """The errors on each of these speakers, in that order."""
+    groups = _by_speaker(part)
+    return [{"speaker": speaker, **_counts(groups[speaker])} for speaker in speakers]
 
 
 def _by_duration(part: Scored) -> list[dict[str, Any]]:
@@ -55,17 +68,20 @@ def _by_duration(part: Scored) -> list[dict[str, Any]]:
     ]
 
 
-def _worst_speakers(part: Scored) -> list[dict[str, Any]]:
-    """The highest WERs among speakers with enough words; none where speakers are unknown, or there is only one."""
+def _speaker_spread(part: Scored) -> Optional[dict[str, Any]]:
+    wers = sorted(sum_word_errors(words).wer for words in _by_speaker(part).values())
+    if not wers:
+        return None
+    figures = {"lowest": wers[0], "median": median(wers), "highest": wers[-1]}
+    return {"speakers": len(wers), **{name: round(wer, 6) for name, wer in figures.items()}}
+
+
+def _by_speaker(part: Scored) -> dict[str | None, list[ErrorCounts]]:
+    """The utterances of the speakers with enough words, where all speakers are known and several."""
     if None in part.speakers or len(set(part.speakers)) < 2:
-        return []
-    groups = {
-        speaker: words
-        for speaker, words in _grouped(part.words, lambda index: part.speakers[index]).items()
-        if sum_word_errors(words).reference_words >= MIN_SPEAKER_WORDS
-    }
-    ranked = sorted(groups, key=lambda speaker: (-sum_word_errors(groups[speaker]).wer, str(speaker)))
-    return [{"speaker": speaker, **_counts(groups[speaker])} for speaker in ranked[:SHOWN_SPEAKERS]]
+        return {}
+    groups = _grouped(part.words, lambda index: part.speakers[index])
+    return {s: words for s, words in groups.items() if sum_word_errors(words).reference_words >= MIN_SPEAKER_WORDS}
 
 
 def _grouped(words: Sequence[ErrorCounts], key: Callable[[int], Any]) -> dict[Any, list[ErrorCounts]]:

@@ -20,6 +20,11 @@ def measurements_by_corpus(results: Results) -> dict[str, dict[str, Any]]:
     return table
 
 
+def normalized(results: Results) -> str:
+    """What is said with every figure that depends on the normalizer."""
+    return f"texts normalized by '{results['settings']['normalizer']}'"
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
     """The first `text_columns` columns to the left, the others, which are figures, to the right."""
     rules = ["---" if i < text_columns else "---:" for i in range(len(header))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qat_plugin.arms import FLOAT
-from qat_plugin.evaluation.formatting import measurements_by_corpus
+from qat_plugin.evaluation.formatting import measurements_by_corpus, normalized
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ def _wer_by_corpus(results: Mapping[str, Any]) -> Figure:
         axes.set_xticks([])
         axes.set_title(f"{corpus}, {measurements[arms[0]]['reference_words']:,} words", fontsize=10)
         axes.set_ylabel("WER (%), 95 % interval")
-    figure.suptitle("Word error rate on each corpus (lower is better)")
+    figure.suptitle(f"Word error rate on each corpus (lower is better)\n{normalized(results)}", fontsize=11)
     labels = [f"{arm} ({results['arms'][arm]['format']})" for arm in arms]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False)
     return figure
@@ -119,7 +119,7 @@ def _degradation(results: Mapping[str, Any]) -> Figure:
         axes.set_xticks([])
         axes.set_title(corpus, fontsize=10)
         axes.set_ylabel("points of WER, paired 95 % interval")
-    figure.suptitle("Word error rate minus that of fp (below 0 is better than fp)")
+    figure.suptitle(f"Word error rate minus that of fp (below 0 is better)\n{normalized(results)}", fontsize=11)
     labels = [f"{arm} ({results['arms'][arm]['format']})" for arm in arms]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(arms), 4), frameon=False)
     return figure
@@ -155,7 +155,7 @@ def _wer_against(
     axes.set_ylabel("WER (%), 95 % interval")
     corpora = list(results["corpora"])
     where = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora"
-    axes.set_title(f"Word error rate on {where} against {against}", fontsize=11)
+    axes.set_title(f"Word error rate on {where} against {against}\n{normalized(results)}", fontsize=11)
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -191,7 +191,7 @@ def _errors(results: Mapping[str, Any]) -> Figure:
         axes.tick_params(axis="x", length=0)
         axes.set_title(corpus, fontsize=10)
         axes.set_ylabel("errors for 100 words")
-    figure.suptitle("What kind of errors they are (lower is better)")
+    figure.suptitle(f"What kind of errors they are (lower is better)\n{normalized(results)}", fontsize=11)
     figure.legend(handles, list(_ERROR_KINDS), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -233,7 +233,8 @@ def _events(recipe: Mapping[str, Any], last_step: int) -> list[tuple[int, str]]:
     known = [
         (round(step * last_step) if 0 < step < 1 else int(step), name) for step, name in events if step is not None
     ]
-    return [(step, name) for step, name in known if 0 < step <= last_step]
+    # Nothing warms up in no steps; all else may be so from the start.
+    return [(step, name) for step, name in known if 0 <= step <= last_step and (step, name) != (0, "warm-up ends")]
 
 
 def _figure(width: float, height: float = 4.6) -> Figure:

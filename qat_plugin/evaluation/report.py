@@ -12,6 +12,7 @@ from qat_plugin.evaluation.formatting import (
     count_and_share,
     markdown_table,
     measurements_by_corpus,
+    normalized,
     percent,
     percent_range,
     points,
@@ -62,7 +63,7 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         "## Errors",
         "Insertions stand apart, because a single clip that falls into a loop can add a hundred. 'Looping' counts such "
         "clips, those that the loop guard ended included, 'cut off' those whose transcript ran into the model's length "
-        "limit; the looping rate is the share of clips that do either.",
+        f"limit; the looping rate is the share of clips that do either. Of {normalized(results)}.",
         markdown_table(*_error_table(results), text_columns=2),
         *breakdown_sections(results),
         *_difference_section(results),
@@ -167,7 +168,7 @@ def _caption(results: Results) -> str:
     few = any(m["wer_interval"] is None for row in measurements_by_corpus(results).values() for m in row.values())
     missing = f" (none: {TOO_FEW})" if few else ""
     return (
-        f"WER with its 95 % interval{missing}{delta}, texts normalized by '{settings['normalizer']}'. Size: all files of the "
+        f"WER with its 95 % interval{missing}{delta}, {normalized(results)}. Size: all files of the "
         f"folder{share}. Speed: seconds of audio a second of wall time, {_threads(settings)} on "
         f"{results['environment']['cpu']}, {_batch(settings)}."
     )
@@ -198,7 +199,7 @@ def _difference_section(results: Results) -> list[str]:
     return [
         "## Differences",
         "WER of an arm minus WER of another on the same utterances, with the paired 95 % interval; below 0 the arm is "
-        "better.",
+        f"better. Of {normalized(results)}.",
         markdown_table(*_difference_table(results), text_columns=3),
     ]
 

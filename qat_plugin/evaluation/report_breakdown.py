@@ -9,7 +9,14 @@ from typing import Any
 
 from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.breakdown import LONG_INSERTION, MIN_SPEAKER_WORDS
-from qat_plugin.evaluation.formatting import Results, count_and_share, markdown_table, measurements_by_corpus, percent
+from qat_plugin.evaluation.formatting import (
+    Results,
+    count_and_share,
+    markdown_table,
+    measurements_by_corpus,
+    normalized,
+    percent,
+)
 
 
 def breakdown_sections(results: Results) -> list[str]:
@@ -21,30 +28,39 @@ def breakdown_sections(results: Results) -> list[str]:
     sections = [
         "## Made-up speech and lost clips",
         f"Utterances with {LONG_INSERTION} words or more in a row that nobody said, the longest such run, utterances with more "
-        "than 50 % WER, and transcripts that ran into the length limit.",
+        f"than 50 % WER, and transcripts that ran into the length limit. Of {normalized(results)}.",
         markdown_table(
             ["corpus", "arm", "made up", "longest run, words", "over 50 % WER", "cut off"],
             [[corpus, arm, *_hallucinations(m)] for corpus, ms in by_corpus.items() for arm, m in ms.items()],
             text_columns=2,
         ),
         "## By length",
-        "WER in percent of clips that are so long.",
+        f"WER in percent of clips that are so long, {normalized(results)}.",
         markdown_table(
             ["corpus", "seconds", "utterances", "words", *arms],
             [row for corpus in results["corpora"] for row in _length_rows(corpus, by_corpus[corpus], arms)],
             text_columns=2,
         ),
     ]
-    rows = [row for corpus in results["corpora"] for row in _speaker_rows(corpus, by_corpus[corpus][arms[-1]])]
+    spreads = [
+        [corpus, arm, str(spread["speakers"]), *(percent(spread[name]) for name in ("lowest", "median", "highest"))]
+        for corpus in results["corpora"]
+        for arm, measurement in by_corpus[corpus].items()
+        if (spread := measurement.get("speaker_spread"))  # which neither older results have nor speech of one speaker
+    ]
+    if spreads:
+        sections += [
+            "## By speaker",
+            f"WER in percent of the speakers with {MIN_SPEAKER_WORDS} words or more, {normalized(results)}.",
+            markdown_table(["corpus", "arm", "speakers", "lowest", "median", "highest"], spreads, text_columns=2),
+        ]
+    rows = [row for corpus in results["corpora"] for row in _speaker_rows(corpus, by_corpus[corpus], arms)]
     if rows:
         sections += [
             "## Hardest speakers",
-            f"Those with the highest WER of {arms[-1]}, of {MIN_SPEAKER_WORDS} words or more.",
-            markdown_table(
-                ["corpus", "speaker", "utterances", "words", "substitutions", "deletions", "insertions", "WER %"],
-                rows,
-                text_columns=2,
-            ),
+            f"WER in percent of those on whom {arms[-1]} has the highest, of {MIN_SPEAKER_WORDS} words or more, "
+            f"{normalized(results)}.",
+            markdown_table(["corpus", "speaker", "utterances", "words", *arms], rows, text_columns=2),
         ]
     return sections
 
@@ -115,9 +131,13 @@ def _length_rows(corpus: str, measurements: dict[str, Any], arms: list[str]) -> 
     return rows
 
 
-def _speaker_rows(corpus: str, measurement: Results) -> list[list[str]]:
-    names = ("utterances", "reference_words", "substitutions", "deletions", "insertions")
+def _speaker_rows(corpus: str, measurements: dict[str, Any], arms: list[str]) -> list[list[str]]:
+    # The results beside a card name no speaker, and in older ones each arm has its own.
+    found = {arm: {entry["speaker"]: entry for entry in measurements[arm].get("worst_speakers", ())} for arm in arms}
     return [
-        [corpus, entry["speaker"], *(str(entry[name]) for name in names), percent(entry["wer"])]
-        for entry in measurement.get("worst_speakers", ())  # which the results beside a card do not name
-    ]
+        [
+            corpus, speaker, str(entry["utterances"]), str(entry["reference_words"]),
+            *(percent(found[arm][speaker]["wer"]) if speaker in found[arm] else "n/a" for arm in arms),
+        ]
+        for speaker, entry in found[arms[-1]].items()
+    ]  # fmt: skip

@@ -47,7 +47,8 @@
       "long_insertions": int, "long_insertion_ids": [id, ...],     utterances with 5 or more of them in a row
       "over_half_wrong": int,                                      utterances with more than 50 % WER
       "by_duration": [{"from_seconds": float, "to_seconds": float | null, COUNTS}, ...],
-      "worst_speakers": [{"speaker": str, COUNTS}, ...],           of those with 20 words or more; see `breakdown`
+      "speaker_spread": {"speakers": int, "lowest", "median", "highest": fraction} | null,   WER of those with 20 words or more
+      "worst_speakers": [{"speaker": str, COUNTS}, ...],           of these, the hardest of the last arm; the same in all arms
       "versus": {OTHER_ARM: {"difference": fraction, "interval": [low, high] | null, "p_value": float | null,
                              "relative": float | null, "relative_interval": [low, high] | null,
                              "beyond_interval": bool | null}}      every arm that comes earlier in `arms`

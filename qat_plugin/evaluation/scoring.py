@@ -16,7 +16,7 @@ from qat_plugin.evaluation.bootstrap import (
     sum_by_unit,
     wer_interval,
 )
-from qat_plugin.evaluation.breakdown import break_down
+from qat_plugin.evaluation.breakdown import break_down, count_speakers, hardest_speakers
 from qat_plugin.evaluation.loops import is_looping
 from qat_plugin.evaluation.normalizer import Normalizer
 from qat_plugin.evaluation.transcripts import Transcript
@@ -76,6 +76,8 @@ def measure_arms(
 ) -> dict[str, dict[str, Any]]:
     """A MEASUREMENT for each arm; `strata` are what the bootstrap draws from, `whole` is all of them together."""
     measurements: dict[str, dict[str, Any]] = {}
+    # The same speakers in all arms, so that they stand side by side.
+    hardest = hardest_speakers(list(whole.values())[-1])
     for arm, parts in strata.items():
         counts = [_count_columns(part) for part in parts]
         interval = wer_interval([columns[:, :2] for columns in counts], resamples=resamples, seed=seed)
@@ -84,7 +86,8 @@ def measure_arms(
             pairs = zip(counts, strata[other], strict=True)
             paired = [np.column_stack([mine[:, 0], _count_columns(theirs)]) for mine, theirs in pairs]
             versus[other] = _difference_to_json(paired_difference(paired, resamples=resamples, seed=seed))
-        measurements[arm] = {**_measure(whole[arm], interval), "versus": versus}
+        speakers = count_speakers(whole[arm], hardest)
+        measurements[arm] = {**_measure(whole[arm], interval), "worst_speakers": speakers, "versus": versus}
     return measurements
 
 

@@ -62,6 +62,7 @@ def render(template: str, document: Document, **values: Any) -> str:
             "language_code": hub_language(document["settings"]["language"]),
             "asked": asked_of_clients(document["settings"]),
             "by_corpus": _by_corpus(document),
+            "heard": {corpus: _heard_in_training(document, corpus) for corpus in document["corpora"]},
             "normalizer": NORMALIZERS[document["settings"]["normalizer"]],
             "unverified": _unverified(document["parity"]),
         }
@@ -148,6 +149,21 @@ def _by_corpus(document: Document) -> dict[str, dict[str, Any]]:
     if len(table) > 1:
         table[POOLED] = {arm: document["pooled"][arm] for arm in arms}
     return table
+
+
+def _heard_in_training(document: Document, corpus: str) -> str:
+    """What training had of a test corpus, in the words of the card's legend."""
+    trained = {definition["hub_id"] for definition in document["training"]["corpora"].values()}
+    own = (document["definitions"].get(corpus) or {}).get("hub_id")
+    overlap = document["corpora"][corpus].get("overlap")
+    found = ["its dataset"] if own and own in trained else []
+    if not overlap or not overlap["test_rows"]:
+        return "; ".join([*found, "not compared"])
+    if overlap["same_text"]:
+        found.append(f"{overlap['same_text']} of {overlap['test_rows']} texts")
+    if overlap["unchecked"]:
+        found.append(f"not compared with {', '.join(overlap['unchecked'])}")
+    return "; ".join(found) or "nothing"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qat_plugin.errors import PublishError
+from qat_plugin.files import sha256_of
 from qat_plugin.publishing.card import render_card
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 from qat_plugin.publishing.privacy import hub_id, public_results
@@ -142,23 +143,46 @@ def presented(document: Mapping[str, Any], publishing: Mapping[str, Any]) -> dic
 def read_parity(onnx_folder: str | Path, *, allow_unverified: bool = False) -> dict[str, Any]:
     """The measured values of the gate that an exported folder passed.
 
-    With `allow_unverified`, those of one that it did not pass, or {"passed": False} alone where there are none.
+    With `allow_unverified`, those of one that it did not pass, or {"passed": False} alone where there are none of these files.
 
-    Raises `PublishError` when parity.json is no JSON object, and without `allow_unverified` when it is missing, or says that
-    the gate did not pass.
+    Raises `PublishError` when parity.json is no JSON object, and without `allow_unverified` when it is missing, says that
+    the gate did not pass, or is of other files than the folder holds now.
     """
     path = Path(onnx_folder) / "parity.json"
     if allow_unverified and not path.is_file():
         return {"passed": False}
     parity = read_object(path, "qat-plugin export")
     if parity.get("passed") is True:
-        return parity
+        changed = _changed_since_the_gate(Path(onnx_folder))
+        if changed is None:
+            return parity
+        if allow_unverified:
+            return {"passed": False}
+        raise PublishError(
+            f"{changed}: what it computes was not compared with the model; run `qat-plugin export` again"
+        )
     if allow_unverified:
         return {**parity, "passed": False}
     raise PublishError(
         f"{path}: `passed` is {parity.get('passed')!r}: these files do not compute what was trained; "
         "run `qat-plugin export` again"
     )
+
+
+def _changed_since_the_gate(onnx_folder: Path) -> str | None:
+    """What is not as export wrote it before the gate: the file, and both digests; None where everything is."""
+    description = onnx_folder / "quantization.json"
+    written = read_object(description, "qat-plugin export").get("files")
+    if not isinstance(written, dict) or not written:
+        return f"{description} does not say which files the parity gate passed"
+    for name, digest in written.items():
+        path = onnx_folder / name
+        if not path.is_file():
+            return f"{path} is missing, but the parity gate passed with it"
+        found = sha256_of(path)
+        if found != digest:
+            return f"{path} has sha256 {found}, the parity gate passed on {digest}"
+    return None
 
 
 def read_object(path: Path, command: str) -> dict[str, Any]:

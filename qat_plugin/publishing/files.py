@@ -54,8 +54,8 @@ def split_remaining(present: Iterable[str], files: Iterable[PlannedFile]) -> tup
 def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
     """The files of an exported folder and of its card, under the names that they have in a repo.
 
-    Raises `PublishError` when the files are not those that were measured, or the card or its evaluation results show other
-    figures than the results beside them.
+    Raises `PublishError` when the files are not those that were measured and the card does not say so, or the card or its
+    evaluation results show other figures than the results beside them.
     """
     document = read_document(card_folder)
     _check_card(card_folder, document)
@@ -66,10 +66,11 @@ def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
 
 @contextlib.contextmanager
 def card_as_published(
-    folder: Path, card_folder: Path, publishing: Mapping[str, Any], *, allow_unverified: bool
+    folder: Path, card_folder: Path, publishing: Mapping[str, Any], *, allow_unverified: bool, allow_unmeasured: bool
 ) -> Iterator[Path]:
     """A folder with the card as `publishing` presents it (see `presented`) and with the parity of the ONNX `folder`:
-    `card_folder` where it is that already, else one that is gone afterwards.
+    `card_folder` where it is that already, else one that is gone afterwards. With `allow_unmeasured`, the card names the
+    files that are not those that were measured.
 
     Raises `PublishError` when the gate did not pass and `allow_unverified` is not set, or the card would have to be rendered
     again, but was edited by hand.
@@ -77,13 +78,19 @@ def card_as_published(
     parity = read_parity(folder, allow_unverified=allow_unverified)
     document = read_document(card_folder)
     wanted = {**presented(document, publishing), "parity": parity}
+    wanted.pop("not_measured", None)
+    if allow_unmeasured and (others := _not_measured(folder, document)):
+        wanted["not_measured"] = others
     if wanted == document:
         yield card_folder
         return
     _check_card(card_folder, document)
     card = card_folder / "README.md"
     if card.read_text(encoding="utf8") != render_card(document):
-        before, now = ({**d["recipe"], "hub_model_id": d["repo_id"], "parity": d["parity"]} for d in (document, wanted))
+        before, now = (
+            {**d["recipe"], "hub_model_id": d["repo_id"], **{name: d.get(name) for name in ("parity", "not_measured")}}
+            for d in (document, wanted)
+        )
         other = [f"{name} {before.get(name)!r}, not {now[name]!r}" for name in now if before.get(name) != now[name]]
         raise PublishError(
             f"{card} was edited by hand and says {'; '.join(other)}: run `qat-plugin card` with the values of now, then "
@@ -124,11 +131,28 @@ def _is_sent(name: str) -> bool:
     return name != "README.md" and not any(part.startswith(".") for part in name.split("/"))
 
 
+def _not_measured(folder: Path, document: Mapping[str, Any]) -> list[str]:
+    """Names of the files that are missing, others than those of the results, or graphs that these do not have."""
+    measured = document["arms"][ARM]["files"]
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    other = [
+        name
+        for name, entry in measured.items()
+        if _is_sent(name) and (name not in names or sha256_of(folder / name) != entry["sha256"])
+    ]
+    return other + [name for name in names if _is_graph(name) and name not in measured]
+
+
+def _is_graph(name: str) -> bool:
+    return name.endswith((".onnx", ".onnx_data"))
+
+
 def _check_measured(folder: Path, document: Mapping[str, Any], files: list[PlannedFile]) -> None:
+    told = document.get("not_measured", ())
     measured = document["arms"][ARM]["files"]
     present = {file.name: file.sha256 for file in files}
     for name, entry in measured.items():
-        if not _is_sent(name):
+        if not _is_sent(name) or name in told:
             continue
         if name not in present:
             raise PublishError(f"{folder / name} is missing, but the results were measured with it: export again")
@@ -138,7 +162,7 @@ def _check_measured(folder: Path, document: Mapping[str, Any], files: list[Plann
                 "run `qat-plugin evaluate` on these files, then `qat-plugin card`"
             )
     for name in present:
-        if name.endswith((".onnx", ".onnx_data")) and name not in measured:
+        if _is_graph(name) and name not in measured and name not in told:
             raise PublishError(f"{folder / name} is not among the measured files: remove it or evaluate again")
 
 

@@ -47,6 +47,7 @@ def publish_to_folder(
     page: bool = False,
     publishing: Mapping[str, Any] = MappingProxyType({}),
     allow_unverified: bool = False,
+    allow_unmeasured: bool = False,
 ) -> FolderReport:
     """Write the files that `push` would send to the folder `target`, which may hold an earlier publication.
 
@@ -54,8 +55,9 @@ def publish_to_folder(
     Arguments and refusals are those of `push`. Raises `PublishError` besides when `target` holds something else.
     """
     folder, target = Path(folder), Path(target)
+    allowed = {"allow_unverified": allow_unverified, "allow_unmeasured": allow_unmeasured}
     with (
-        card_as_published(folder, Path(card_folder), publishing, allow_unverified=allow_unverified) as card,
+        card_as_published(folder, Path(card_folder), publishing, **allowed) as card,
         tempfile.TemporaryDirectory() as rendered,
     ):
         files = checked_files(folder, card)

@@ -34,6 +34,7 @@ def push(
     token: str | None = None,
     publishing: Mapping[str, Any] = MappingProxyType({}),
     allow_unverified: bool = False,
+    allow_unmeasured: bool = False,
 ) -> PushReport:
     """Create the Hub repo `repo_id` if need be and commit an ONNX folder with its card.
 
@@ -43,7 +44,8 @@ def push(
     files with sizes and sha256, and what changes; `dry_run` sends nothing and needs no token. Requests that fail for
     reasons that may pass are tried again; only the changed files are sent, and nothing where none changed. The card
     that is sent names `repo_id`, and presents the model as `publishing` says, see `document.presented`. With
-    `allow_unverified`, files that did not pass the parity gate are taken, and the card says that they did not.
+    `allow_unverified`, files that did not pass the parity gate are taken, with `allow_unmeasured` others than those that were
+    measured; the card says so.
 
     Raises `PublishError` when the repo id is not `user/name`, the folder has no parity.json or one that failed, the
     files are not those that were measured, the card shows other figures or was edited by hand for another repo, there is no token, the repo is public
@@ -51,7 +53,8 @@ def push(
     """
     check_repo_id(repo_id)
     presentation = {**publishing, "hub_model_id": repo_id}
-    with card_as_published(Path(folder), Path(card_folder), presentation, allow_unverified=allow_unverified) as card:
+    allowed = {"allow_unverified": allow_unverified, "allow_unmeasured": allow_unmeasured}
+    with card_as_published(Path(folder), Path(card_folder), presentation, **allowed) as card:
         files = checked_files(Path(folder), card)
         token = find_token(token, required=not dry_run)
         api = HfApi(token=token)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from card_sample import PARITY, RECIPE, make_onnx_folder, measure
+from card_sample import PARITY, RECIPE, describe, make_onnx_folder, measure
 from tiny import save_tiny_whisper
 
 from qat_plugin.encoder_context import EncoderContext
@@ -22,6 +22,7 @@ from qat_plugin.training.ptq import quantize_without_training
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REPO = "tester/whisper-tiny-js"
 
 
@@ -46,7 +47,7 @@ def make_model(root: Path, target: str | None, external_data_bytes: int = 10**9)
     folder = root / "onnx" / "qat"
     export_onnx(read_checkpoint(checkpoint), folder, external_data_bytes=external_data_bytes)
     (folder / "parity.json").write_text(json.dumps(PARITY))
-    (folder / "quantization.json").write_text(json.dumps({"target": target, "skip_modules": []}))
+    describe(folder, target)
     folders = {"qat": folder} | {arm: make_onnx_folder(root / "onnx" / arm, arm) for arm in ("fp", "ptq-rtn")}
     measured = measure(root / "evaluation", folders, {**RECIPE, "hub_model_id": REPO})
     return folder, write_card(measured, folder, root / "card").parent

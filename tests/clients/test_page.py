@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from client_model import HERE, REPO, installed, make_model, run_node, write_clip
+from client_model import CHROMIUM, HERE, REPO, installed, make_model, run_node, write_clip
 from hub_server import Hub
 from transformers import AutoProcessor
 
@@ -18,7 +17,6 @@ from qat_plugin.publishing import publish_to_folder, push, push_space
 from qat_plugin.publishing.space import TRANSFORMERS_JS
 from qat_plugin.runtime import QuantizedWhisper
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MODULES = HERE / "node_modules"
 PAGE = "https://space.test/"
 

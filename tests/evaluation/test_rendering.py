@@ -11,6 +11,7 @@ from pathlib import Path
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.results import collect_results, write_results
 from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
+from qat_plugin.files import sha256_of
 
 UTTERANCES = 1000
 SECONDS = 60  # of this process, many times what it takes
@@ -57,7 +58,8 @@ def exported(root: Path, arm: str) -> Path:
     (folder / "encoder_model.onnx").write_bytes(arm.encode() * 100)
     (folder / "parity.json").write_text(json.dumps(PARITY), encoding="utf8")
     if arm != "fp":
-        quantization = {"target": "int4", "skip_modules": []}
+        digest = sha256_of(folder / "encoder_model.onnx")
+        quantization = {"target": "int4", "skip_modules": [], "files": {"encoder_model.onnx": digest}}
         (folder / "quantization.json").write_text(json.dumps(quantization), encoding="utf8")
     return folder
 

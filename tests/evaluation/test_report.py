@@ -137,7 +137,10 @@ def test_where_errors_lie(results: dict[str, Any]) -> None:
         "10.0",
         "0.5",
     ]
-    assert cells(report, "street", "s0", under="Hardest speakers") == ["street", "s0", "7", "70", "0", "1", "0", "1.4"]
+    # Three speakers of seven, seven and six utterances: ptq loses one word in ten on each, qat one of s0's.
+    assert cells(report, "street", "s0", under="Hardest speakers") == ["street", "s0", "7", "70", "11.4", "10.0", "1.4"]
+    assert cells(report, "street", "fp", under="By speaker")[2:] == ["3", "0.0", "0.0", "11.4"]
+    assert cells(report, "street", "ptq-rtn", under="By speaker")[2:] == ["3", "10.0", "10.0", "10.0"]
 
 
 def test_what_opening_costs_is_told_where_it_was_measured(results: dict[str, Any]) -> None:
@@ -162,13 +165,17 @@ def test_normalizer_is_named_with_every_table(results: dict[str, Any]) -> None:
     assert "texts normalized by 'basic'" in " ".join(render_table(results).split())
     report = render_report(results)
     assert "texts normalized by 'basic'" in report.split("## ")[0] and NORMALIZERS["basic"] in report
+    errors = ("Errors", "Made-up speech and lost clips", "By length", "By speaker", "Hardest speakers", "Differences")
+    for heading in errors:
+        text, table = report.split(f"## {heading}\n\n")[1].split("\n\n")[:2]
+        assert "texts normalized by 'basic'" in text and table.startswith("|"), heading
 
 
 def test_older_results_are_shown_without_what_they_lack(results: dict[str, Any]) -> None:
     for measurement in [m for arm in results["measurements"].values() for m in arm.values()] + list(
         results["pooled"].values()
     ):
-        del measurement["by_duration"], measurement["looping_rate"]
+        del measurement["by_duration"], measurement["looping_rate"], measurement["speaker_spread"]
     for corpus in results["corpora"].values():
         del corpus["interval_unit"]
     report = render_report(results)
@@ -304,7 +311,9 @@ def test_markers_that_would_hide_each_other_stand_apart() -> None:
 
 def test_events_of_the_schedule() -> None:
     recipe = {"warmup_steps": 5, "fake_quant_start_step": 0, "freeze_scales_step": 80}
-    assert _events(recipe, 100) == [(5, "warm-up ends"), (80, "scales stand still")]
+    start = (0, "fake quantization starts")
+    assert _events(recipe, 100) == [(5, "warm-up ends"), start, (80, "scales stand still")]
+    assert _events({**recipe, "warmup_steps": 0, "freeze_scales_step": None}, 100) == [start]
     assert _events({"warmup_steps": 0.1, "fake_quant_start_step": 20, "freeze_scales_step": None}, 100) == [
         (10, "warm-up ends"),
         (20, "fake quantization starts"),

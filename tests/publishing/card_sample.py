@@ -7,6 +7,7 @@ from typing import Any
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.results import collect_results
 from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
+from qat_plugin.files import sha256_of
 
 REFERENCES = ["bonjour à tous les amis", "merci beaucoup madame", "il fait très beau ce matin", "au revoir et à demain"]
 HYPOTHESES = {
@@ -54,8 +55,15 @@ def make_onnx_folder(folder: Path, arm: str) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": "whisper", "arm": arm}))
     (folder / "parity.json").write_text(json.dumps(PARITY))
     if arm != "fp":
-        (folder / "quantization.json").write_text(json.dumps({"target": "int4", "skip_modules": []}))
+        describe(folder, "int4")
     return folder
+
+
+def describe(folder: Path, target: str | None) -> None:
+    """What export writes of the files that are there before the gate."""
+    names = [path.name for path in sorted(folder.iterdir()) if path.name not in ("parity.json", "quantization.json")]
+    files = {name: sha256_of(folder / name) for name in names}
+    (folder / "quantization.json").write_text(json.dumps({"target": target, "skip_modules": [], "files": files}))
 
 
 def measure(root: Path, folders: dict[str, Path], recipe: dict[str, Any]) -> Path:

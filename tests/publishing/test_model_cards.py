@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_card import looked_up
 
 from qat_plugin.publishing import render_card
 
@@ -17,6 +18,12 @@ RESULTS = sorted(MODEL_CARDS.glob("*/results.json"))
 def test_card_is_rendered_from_its_results(path: Path) -> None:
     document = json.loads(path.read_text(encoding="utf8"))
     assert (path.parent / "README.md").read_text(encoding="utf8") == render_card(document)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_every_number_of_a_card_is_one_of_its_results(path: Path) -> None:
+    card = (path.parent / "README.md").read_text(encoding="utf8")
+    assert looked_up(card, json.loads(path.read_text(encoding="utf8"))) == []
 
 
 def test_no_card_is_without_results() -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from card_sample import RECIPE, measure
+from card_sample import RECIPE, describe, measure
 from hub_server import LOST, TOKEN, Hub, Repo
 from huggingface_hub import snapshot_download
 
@@ -25,6 +25,10 @@ def folder(onnx_folders: dict[str, Path]) -> Path:
 def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub.patch(monkeypatch)
     return hub
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def expected_files(folder: Path, card_folder: Path) -> dict[str, bytes]:
@@ -214,19 +218,67 @@ def test_an_unverified_export_is_published_when_asked_and_its_card_says_so(
 def test_other_files_than_the_measured_ones_are_refused(online: Hub, folder: Path, card_folder: Path) -> None:
     graph = folder / "encoder_model.onnx"
     before = graph.read_bytes()
-    graph.write_bytes(before + b"x")
-    changed = hashlib.sha256(before + b"x").hexdigest()
-    measured = hashlib.sha256(before).hexdigest()
-    with pytest.raises(PublishError, match=rf"encoder_model\.onnx has sha256 {changed}, .* on {measured}: .*evaluate"):
+    one_byte = before[:500] + bytes([before[500] ^ 1]) + before[501:]
+    graph.write_bytes(one_byte)
+    digests = f"encoder_model\\.onnx has sha256 {sha256(one_byte)}, .* on {sha256(before)}: "
+    with pytest.raises(PublishError, match=digests + ".*run `qat-plugin export` again"):
         push(folder, card_folder, REPO)
+    # The figures are of other files, whatever is said of the gate.
+    with pytest.raises(PublishError, match=digests + ".*evaluate"):
+        push(folder, card_folder, REPO, allow_unverified=True)
     graph.unlink()
-    with pytest.raises(PublishError, match=r"encoder_model\.onnx is missing, but the results were measured with it"):
-        push(folder, card_folder, REPO)
+    for unverified, lacks in ((False, "the parity gate passed with it"), (True, "the results were measured with it")):
+        with pytest.raises(PublishError, match=rf"encoder_model\.onnx is missing, but {lacks}"):
+            push(folder, card_folder, REPO, allow_unverified=unverified)
     graph.write_bytes(before)
     (folder / "decoder_model.onnx").write_bytes(b"not measured")
     with pytest.raises(PublishError, match=r"decoder_model\.onnx is not among the measured files"):
         push(folder, card_folder, REPO)
     assert online.requests == []
+
+
+def test_the_gate_vouches_for_the_files_that_it_passed_alone(
+    online: Hub, onnx_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Changed since, they may be measured again; what they compute was compared with nothing."""
+    folder = onnx_folders["qat"]
+    graph = folder / "encoder_model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    measured = measure(tmp_path / "again", onnx_folders, RECIPE)
+    with pytest.raises(
+        PublishError, match=r"encoder_model\.onnx has sha256 .*, the parity gate passed on .*export` again"
+    ):
+        write_card(measured, folder, tmp_path / "card")
+    card = write_card(measured, folder, tmp_path / "card", allow_unverified=True).parent
+    with pytest.raises(PublishError, match=r"the parity gate passed on"):
+        push(folder, card, REPO)
+    assert online.requests == []
+    push(folder, card, REPO, allow_unverified=True)
+    assert "the trained model was not run on these files" in online.files(REPO)["README.md"].decode()
+
+
+def test_files_that_were_not_measured_are_published_when_asked_and_the_card_names_them(
+    online: Hub, folder: Path, card_folder: Path, tmp_path: Path
+) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    (folder / "encoder_model_fp16.onnx").write_bytes(b"another")
+    describe(folder, "int4")  # exported again, with the gate passed
+    with pytest.raises(PublishError, match=r"config\.json has sha256 .*the results were measured on"):
+        push(folder, card_folder, REPO)
+    assert online.requests == []
+    push(folder, card_folder, REPO, allow_unmeasured=True)
+    publish_to_folder(folder, card_folder, tmp_path / "published", allow_unmeasured=True)
+    for text in (online.files(REPO)["README.md"].decode(), (tmp_path / "published" / "README.md").read_text()):
+        said = "**Not measured.** The figures of this model were measured on other files than these: config.json, "
+        assert said + "quantization.json, encoder_model_fp16.onnx.\n" in text
+        assert "files are the ones that were measured" not in text
+    # Of measured files the flag says nothing.
+    (folder / "encoder_model_fp16.onnx").unlink()
+    config.write_text(config.read_text()[:-1])
+    describe(folder, "int4")
+    push(folder, card_folder, REPO, allow_unmeasured=True)
+    assert online.files(REPO)["README.md"] == (card_folder / "README.md").read_bytes()
 
 
 def test_a_card_of_other_results_is_refused(
@@ -315,6 +367,22 @@ def test_what_goes_on_failing_is_an_error_and_the_next_push_mends_it(
     assert "encoder_model.onnx" in online.files(REPO)
 
 
+def test_of_a_broken_upload_the_next_push_sends_what_is_missing(
+    online: Hub, folder: Path, card_folder: Path, impatient: None
+) -> None:
+    """The first of two graphs arrived: its bytes are not sent again."""
+    late = sha256((folder / "decoder_model_merged.onnx").read_bytes())
+    online.fail(f"PUT /{late}", *[503] * 100)
+    with pytest.raises(PublishError, match=r"the Hub did not take the upload .*run push again"):
+        push(folder, card_folder, REPO)
+    assert len(online.repo(REPO).commits) == 1
+    online.faults.clear()
+    online.requests.clear()
+    push(folder, card_folder, REPO)
+    assert [request for request in online.requests if request.startswith("PUT")] == [f"PUT /{late}"]
+    assert online.files(REPO).items() >= expected_files(folder, card_folder).items()
+
+
 def test_a_refusal_is_not_tried_again(online: Hub, folder: Path, card_folder: Path, impatient: None) -> None:
     online.fail("POST /api/models/.*/commit/.*", 403)
     with pytest.raises(PublishError, match="the Hub did not take the upload .*403"):
@@ -381,6 +449,7 @@ def test_a_pushed_model_transcribes_by_its_hub_id(
 
     folder = tmp_path / "onnx" / "tiny"
     export_onnx(read_checkpoint(tiny_whisper_dir), folder)
+    describe(folder, None)
     (folder / "parity.json").write_text((onnx_folders["qat"] / "parity.json").read_text())
     measured = measure(tmp_path / "evaluation", {**onnx_folders, "qat": folder}, RECIPE)
     card = write_card(measured, folder, tmp_path / "card")
