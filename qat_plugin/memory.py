@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,13 @@ def return_freed_memory() -> None:
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def release_memory() -> None:
+    """Give back what nobody holds any more, models among it: their modules refer to each other, so that only a collection frees
+    them."""
+    gc.collect()
+    return_freed_memory()
 
 
 @contextmanager

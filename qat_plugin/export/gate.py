@@ -25,6 +25,7 @@ from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant import convert
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 from qat_plugin.fake_quant.schemes import get_target
+from qat_plugin.memory import release_memory
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.prompt import language_and_task, set_prefix
 from qat_plugin.runtime import QuantizedWhisper
@@ -183,9 +184,12 @@ def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> 
     # One model after the other: of a large one, memory has room for its float64 alone.
     found = _weight_only_answers(checkpoint, clips)
     tokens = [answer.tokens for answer in found]
+    release_memory()
     in_float32 = _torch_answers(checkpoint, clips, tokens, torch.float32)
+    release_memory()
     # In float64, so that only ONNX Runtime's own rounding is measured.
     expected = _torch_answers(checkpoint, clips, tokens, torch.float64)
+    release_memory()
     least_bound = get_target(checkpoint.target or "int8").max_weight_only_logit_difference
     largest = 0.0
     for number, (ours, own, reference) in enumerate(zip(found, in_float32, expected, strict=True)):
