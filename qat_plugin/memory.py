@@ -14,21 +14,34 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
 # Where malloc begins with maps of their own for blocks, and the most that it moves this up to when such blocks are freed.
 _LEAST_MAP, _LARGEST_MAP = 128 * 1024, 32 * 1024 * 1024
+# How many such maps there may be, unless told otherwise.
+_MAPS = 65536
 _keeps_freed_memory = False
 
 
-def keep_freed_memory() -> None:
-    """Let malloc keep what tensors free, instead of giving it back to the system.
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within, malloc keeps what tensors free, instead of giving it back to the system.
 
     Every training step asks for the same gigabytes again; pages that were given back are then zeroed anew, one fault at a time,
-    which was a sixth of a step's time on a CPU.
+    which was a sixth of a step's time on a CPU. As batches differ in length, what is kept grows by a hundred megabytes a step:
+    `return_freed_memory` now and then.
     """
     global _keeps_freed_memory
     mallopt = _of_glibc("mallopt")
-    if mallopt is not None:
-        _keeps_freed_memory = True
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    if mallopt is None:
+        yield
+        return
+    _keeps_freed_memory = True
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        _keeps_freed_memory = False
+        mallopt(_M_MMAP_MAX, _MAPS)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MAP)
+        return_freed_memory()
 
 
 def return_freed_memory() -> None:
@@ -47,7 +60,7 @@ def release_memory() -> None:
 
 @contextmanager
 def freed_blocks_returned_at_once() -> Iterator[None]:
-    """Within, blocks of 128 KiB and more go back to the system when they are freed; not after `keep_freed_memory`.
+    """Within, blocks of 128 KiB and more go back to the system when they are freed; not within `freed_memory_kept`.
 
     While a graph is loaded, its weights are freed one by one and others are made of them. Once malloc has seen large blocks
     freed, it keeps those that follow: a fifth more memory than is in use. Afterwards it keeps them as before, since

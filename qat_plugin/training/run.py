@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -12,7 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 
 from qat_plugin.arms import PTQ_START, Arm
@@ -26,7 +34,7 @@ from qat_plugin.errors import RecipeError
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
 from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
-from qat_plugin.memory import keep_freed_memory, return_freed_memory
+from qat_plugin.memory import freed_memory_kept, return_freed_memory
 from qat_plugin.models import check_can_be_exported, load_fake_quant, load_processor, load_whisper
 from qat_plugin.prompt import is_multilingual, language_and_task
 from qat_plugin.recipe import Recipe, training_speech
@@ -244,14 +252,26 @@ def _starts_from_gptq(recipe: Recipe) -> bool:
     return q.initial_rounding == "gptq" and q.weight_observer == "mse" and q.calibration_samples > 0
 
 
+class _ReturnMemory(TrainerCallback):
+    """Bounds what `freed_memory_kept` keeps. After every step, it would be the slowness that the other one mends."""
+
+    every_steps = 8
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.every_steps == 0:
+            return_freed_memory()
+
+
 def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> None:
     """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
     trainer = make_trainer(recipe, folder, quantized=quantized)
     if quantized and _starts_from_gptq(recipe) and PTQ_START in recipe.evaluation.arms:
         trainer.add_callback(KeepStart(trainer.qat))
-    if trainer.args.device.type == "cpu":
-        keep_freed_memory()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    with contextlib.ExitStack() as stack:
+        if trainer.args.device.type == "cpu":
+            trainer.add_callback(_ReturnMemory())
+            stack.enter_context(freed_memory_kept())
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     trainer.save_state()
     if trainer.is_world_process_zero():
         trainer.qat.finish(trainer.accelerator.unwrap_model(trainer.model), folder)
@@ -259,7 +279,6 @@ def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> Non
         write_record(trainer, folder)
     # No process goes on to what reads the checkpoint before it is written.
     trainer.accelerator.wait_for_everyone()
-    return_freed_memory()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
