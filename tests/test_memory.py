@@ -48,7 +48,7 @@ def test_training_returns_what_it_kept_now_and_then(monkeypatch: pytest.MonkeyPa
     called: list[int] = []
     state = TrainerState()
     monkeypatch.setattr(run, "return_freed_memory", lambda: called.append(state.global_step))
-    for step in range(1, 20):
+    for step in range(1, 12):
         state.global_step = step
         run._ReturnMemory().on_step_end(None, state, None)  # type: ignore[arg-type]
-    assert called == [8, 16]
+    assert called == [4, 8]

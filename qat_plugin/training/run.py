@@ -255,7 +255,7 @@ def _starts_from_gptq(recipe: Recipe) -> bool:
 class _ReturnMemory(TrainerCallback):
     """Bounds what `freed_memory_kept` keeps. After every step, it would be the slowness that the other one mends."""
 
-    every_steps = 8
+    every_steps = 4
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every_steps == 0:
