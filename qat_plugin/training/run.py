@@ -247,11 +247,6 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     )
 
 
-def _starts_from_gptq(recipe: Recipe) -> bool:
-    q = recipe.quantization
-    return q.initial_rounding == "gptq" and q.weight_observer == "mse" and q.calibration_samples > 0
-
-
 class _ReturnMemory(TrainerCallback):
     """Bounds what `freed_memory_kept` keeps. After every step, it would be the slowness that the other one mends."""
 
@@ -265,7 +260,7 @@ class _ReturnMemory(TrainerCallback):
 def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> None:
     """Train to the end, from the last checkpoint in `folder` if there is one, and write the folded checkpoint there."""
     trainer = make_trainer(recipe, folder, quantized=quantized)
-    if quantized and _starts_from_gptq(recipe) and PTQ_START in recipe.evaluation.arms:
+    if quantized and recipe.quantization.initial_rounding == "gptq" and PTQ_START in recipe.evaluation.arms:
         trainer.add_callback(KeepStart(trainer.qat))
     with contextlib.ExitStack() as stack:
         if trainer.args.device.type == "cpu":
