@@ -9,7 +9,8 @@ RECIPE ?= whisper-large-v3-distil-fr-int8
 
 BIN := $(VENV)/bin
 JS := tests/clients/node_modules
-PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# Python compiles what is imported when it first is; all of it at once takes longer than the rest of the install.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 
 # What the benchmarks take: Common Voice as LANGUAGE/manifest.jsonl, and the runs whose models are timed.
 COMMON_VOICE ?= common_voice

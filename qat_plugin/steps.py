@@ -121,19 +121,9 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
 
 def _is_as_exported(folder: Path, *, verified: bool) -> bool:
     """Whether the files are to the byte those that export wrote and, where `verified`, its parity gate passed."""
-    from qat_plugin.evaluation.folder_files import list_files
+    from qat_plugin.evaluation.folder_files import changed_since_export
 
-    description = folder / "quantization.json"
-    if not description.is_file() or (verified and not (folder / "parity.json").is_file()):
-        return False
-    try:
-        written = json.loads(description.read_text(encoding="utf8"))["files"]
-    except ValueError:
-        return False
-    if not all((folder / name).is_file() for name in written):
-        return False
-    present = list_files(folder)
-    return all(present[name]["sha256"] == digest for name, digest in written.items())
+    return changed_since_export(folder) is None and (not verified or (folder / "parity.json").is_file())
 
 
 def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:

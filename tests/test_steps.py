@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -358,6 +361,22 @@ def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hu
     assert "index.html" in hub.files("tester/tiny", repo_type="space")
     files = hub.files("tester/tiny")
     assert {"README.md", "encoder_model.onnx", "decoder_model_merged.onnx", "parity.json"} <= set(files)
+
+
+def test_a_process_that_knows_only_the_hub_transcribes_what_evaluation_did(
+    finished, recipe, hub, monkeypatch, tmp_path
+):  # noqa: F811
+    hub.patch(monkeypatch)
+    assert main(["push", str(recipe), "--hub_model_id", "tester/tiny"]) == 0
+    measured = [json.loads(line) for line in (finished / "evaluation" / "clips" / "qat.jsonl").read_text().splitlines()]
+    test = Path(json.loads(recipe.read_text())["test_data"][0])
+    clips = [json.loads(line)["audio"] for line in test.read_text().splitlines()]
+    words = ["transcribe", "tester/tiny", *clips, "--language", "french", "--num_threads", "1", "--output_dir", "said"]
+    variables = {**os.environ, **hub.environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-m", "qat_plugin.cli", *words], cwd=tmp_path, env=variables, check=True)
+    said = [(tmp_path / "said" / Path(clip).with_suffix(".txt").name).read_text().strip() for clip in clips]
+    assert said == [row["hypothesis"].strip() for row in measured] and any(said)
+    assert any(request.endswith("/decoder_model_merged.onnx") for request in hub.requests) and hub.unknown == []
 
 
 def test_push_opens_a_pull_request_or_writes_a_folder_when_asked(finished, recipe, hub, monkeypatch, tmp_path):  # noqa: F811

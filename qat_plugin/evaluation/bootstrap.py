@@ -17,7 +17,7 @@ of freedom of Satterthwaite ("An Approximate Distribution of Estimates of Varian
 the doubt comes from a corpus of few units, hundreds of units of another do not make up for it.
 
 Fewer than `MIN_UNITS` units have no interval at all, hence no p-value and no verdict: that is the one place where it is
-decided. Two clips that happen to agree would have an interval of no width, seven with no error one from 0 to 0.
+decided. Two clips that happen to agree would have an interval of no width, nine with no error one from 0 to 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METHOD = "expanded percentile"
 DEFAULT_RESAMPLES = 2000
 DEFAULT_SEED = 20240229
 
-MIN_UNITS = 8
+MIN_UNITS = 10
 """Fewest units that are drawn, of every corpus of a figure. Of fewer, so few different draws are possible that even the
 expanded interval falls short of what more speech does (the tests measure its coverage). Where the speakers are fewer,
 utterances are drawn, and the interval claims no more than these speakers."""
@@ -227,7 +227,7 @@ class _Expansion:
             self._freedom = total**2 / sum(variance**2 / freedom for freedom, variance in unbiased)
             self._spread = math.sqrt(total / sum(variance for _, variance in drawn))
         # Wallace, "Bounds on Normal Approximations to Student's and the Chi-Square Distributions", 1959: within 0.2 % of
-        # t's quantile from 7 degrees of freedom on, and invertible.
+        # t's quantile from 9 degrees of freedom on, and invertible.
         self._wallace = (8 * self._freedom + 3) / (8 * self._freedom + 1)
 
     def tail(self) -> float:

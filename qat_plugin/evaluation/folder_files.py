@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,32 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
         raise EvaluationError(f"{folder}: holds no .onnx file; export the model first")
     listing = {}
     for path in files:
-        status = path.stat()
-        digest = _sha256(path, status.st_size, status.st_mtime_ns)
-        listing[path.relative_to(folder).as_posix()] = {"bytes": status.st_size, "sha256": digest}
+        listing[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
     return listing
+
+
+def changed_since_export(folder: Path) -> str | None:
+    """What is not as export wrote it, and its parity gate saw it: the file, and both digests. None where everything is."""
+    description = folder / "quantization.json"
+    try:
+        written = json.loads(description.read_text(encoding="utf8")).get("files")
+    except (FileNotFoundError, ValueError, AttributeError):
+        written = None
+    if not isinstance(written, dict) or not written:
+        return f"{description} does not say which files the parity gate passed"
+    for name, digest in written.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing, but the parity gate passed with it"
+        found = _digest(path)
+        if found != digest:
+            return f"{path} has sha256 {found}, the parity gate passed on {digest}"
+    return None
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
 from qat_plugin.errors import ParityError
-from qat_plugin.export.packing import unpack_columns, unpack_groups, unpack_matmul_nbits
+from qat_plugin.export.packing import unpack_columns, unpack_halves, unpack_matmul_nbits
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight, split_part
 from qat_plugin.fake_quant.positions import ENCODER_POSITIONS, are_sinusoids, inverse_timescales
 
-QUANTIZED, SCALE, ZERO_POINT, GROUPS = ".weight_quantized", ".weight_scale", ".weight_zero_point", ".weight_groups"
+QUANTIZED, SCALE, ZERO_POINT, MULTIPLIER = (
+    ".weight_quantized",
+    ".weight_scale",
+    ".weight_zero_point",
+    ".weight_multiplier",
+)
 INPUT_SCALE = ".input_scale"
 _COUNTED = (
     "MatMulInteger",
@@ -58,7 +63,7 @@ class FileContent:
     @property
     def quantized_bytes(self) -> int:
         """Bytes of packed integers with their scales, zero points and multipliers."""
-        ends = (QUANTIZED, SCALE, ZERO_POINT, GROUPS, INPUT_SCALE)
+        ends = (QUANTIZED, SCALE, ZERO_POINT, MULTIPLIER, INPUT_SCALE)
         return sum(array.nbytes for name, array in self.initializers.items() if name.endswith(ends))
 
 
@@ -103,8 +108,8 @@ def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> 
         operator = weight.scheme.operator
         # A table that is only looked up, or reshaped for the product, is read by other operators; 4-bit integers that
         # become 8-bit ones at load are taken apart first.
-        unpacks = {"BitwiseAnd", "BitShift"} if weight.multiplier is not None else {operator}
-        allowed = {*unpacks, "Gather", "GatherBlockQuantized", "Reshape"}
+        reader = "BitwiseAnd" if weight.multiplier is not None else operator
+        allowed = {reader, "Gather", "GatherBlockQuantized", "Reshape"}
         if not consumers or not consumers <= allowed:
             raise ParityError(f"{module}: its integers are read by {sorted(consumers)}, expected {operator}")
     for name, tensor in checkpoint.tensors.items():
@@ -176,7 +181,8 @@ def _unpack(
         points = None if weight.zero_point is None else initializers[f"{module}{ZERO_POINT}"]
         return *unpack_matmul_nbits(packed, points), None
     if weight.scheme.weight.max_product is not None:
-        return unpack_columns(packed, out), *unpack_groups(initializers[f"{module}{GROUPS}"])
+        points, multipliers = initializers[f"{module}{ZERO_POINT}"], initializers[f"{module}{MULTIPLIER}"]
+        return unpack_columns(packed, out), unpack_columns(points, out), unpack_halves(multipliers[:, 0], out).T
     return (packed.T if weight.scheme.operator == "MatMulInteger" else packed.reshape(out, -1)), None, None
 
 

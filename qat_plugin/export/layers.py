@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from qat_plugin.errors import ExportError
 from qat_plugin.export.graph import MICROSOFT, Graph
-from qat_plugin.export.packing import pack_columns, pack_groups, pack_matmul_nbits
+from qat_plugin.export.packing import pack_columns, pack_halves, pack_matmul_nbits
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 from qat_plugin.fake_quant.positions import are_sinusoids, inverse_timescales
 
-TENSOR_FLOAT, TENSOR_INT8 = 1, 3
+TENSOR_FLOAT = 1
 
 
 class Layers:
@@ -103,29 +103,28 @@ class Layers:
         """
         assert weight.zero_point is not None and weight.multiplier is not None
         (out, width), groups = weight.integers.shape, weight.zero_point.shape[1]
-        packed = graph.weights.add(f"{module}.weight_quantized", pack_columns(weight.integers))
-        described = graph.weights.add(f"{module}.weight_groups", pack_groups(weight.zero_point, weight.multiplier))
-        size = width // groups
-        halves = self._nibbles(graph, graph.op("Reshape", [packed, graph.ints(groups, size, -1)]))
-        blocks = graph.op("Concat", [*halves], axis=2)
-        if out % 2:
-            blocks = graph.op("Slice", [blocks, graph.ints(0), graph.ints(out), graph.ints(2)])
-        point, multiplier = (
-            graph.op("Reshape", [graph.op("Cast", [half], to=kind), graph.ints(groups, 1, out)])
-            for half, kind in zip(self._nibbles(graph, described), (TENSOR_INT8, TENSOR_FLOAT))
+        packed = graph.weights.add(f"{module}.weight_quantized", pack_columns(weight.integers, groups))
+        points = graph.weights.add(f"{module}.weight_zero_point", pack_columns(weight.zero_point, groups))
+        multipliers = graph.weights.add(
+            f"{module}.weight_multiplier", pack_halves(weight.multiplier.T).reshape(groups, 1, -1)
         )
-        # Until all layers are loaded, every step's result stays in memory: no step is to be wider than the 8 bits that are
-        # wanted. The only operator that subtracts and multiplies bytes is the product of matrices, here with the identity.
-        one, zero = graph.constant(np.float32(1)), graph.constant(np.int8(0))
+        one, zero, size = graph.constant(np.float32(1)), graph.constant(np.int8(0)), width // groups
         identity = graph.constant(np.eye(size, dtype=np.int8), f"identity_{size}")
-        blocks = graph.op("Cast", [blocks], to=TENSOR_INT8)
-        blocks = graph.op("QLinearMatMul", [identity, one, zero, blocks, multiplier, point, one, zero])
-        return graph.op("Reshape", [blocks, graph.ints(width, out)])  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _nibbles(graph: Graph, packed: str) -> tuple[str, str]:
-        low = graph.op("BitwiseAnd", [packed, graph.constant(np.uint8(15))])
-        return low, graph.op("BitShift", [packed, graph.constant(np.uint8(4))], direction="RIGHT")
+        # Until all layers are loaded, every step's result stays in memory: there are to be few, and none wider than the 8 bits
+        # that are wanted. So high halves are not shifted down: integers, zero points and multipliers stay 16 times as large,
+        # and the product with the identity, the only operator that subtracts and multiplies bytes, divides by 256.
+        halves = []
+        for bits, divisor in ((0x0F, 1), (0xF0, 256)):
+            unsigned = graph.constant(np.uint8(bits))
+            signed = graph.constant(np.uint8(bits).view(np.int8))
+            blocks, point = (graph.op("BitwiseAnd", [both, signed]) for both in (packed, points))
+            multiplier = graph.op("Cast", [graph.op("BitwiseAnd", [multipliers, unsigned])], to=TENSOR_FLOAT)
+            inputs = [identity, graph.constant(np.float32(1 / divisor)), zero, blocks, multiplier, point, one, zero]
+            halves.append(graph.op("QLinearMatMul", inputs))
+        columns = graph.op("Concat", halves, axis=2)
+        if out % 2:
+            columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(out), graph.ints(2)])
+        return graph.op("Reshape", [columns, graph.ints(width, out)])  # type: ignore[no-any-return]
 
     def _matmul_integer(self, graph: Graph, x: str, weight: QuantizedWeight, columns: tuple[str, str]) -> str:
         integers, scale = columns
@@ -196,7 +195,9 @@ class Layers:
         # In the shape that the product reads: in another one the largest tensor would be there twice once it is loaded.
         inputs = [blocks, ids, graph.op("Reshape", [scale, graph.ints(out, groups, 1)])]
         if points:
-            halves = [graph.op("Unsqueeze", [half, graph.ints(-1)]) for half in self._nibbles(graph, points)]
+            low = graph.op("BitwiseAnd", [points, graph.constant(np.uint8(15))])
+            high = graph.op("BitShift", [points, graph.constant(np.uint8(4))], direction="RIGHT")
+            halves = [graph.op("Unsqueeze", [half, graph.ints(-1)]) for half in (low, high)]
             both = graph.op("Reshape", [graph.op("Concat", halves, axis=2), graph.ints(out, -1, 1)])
             inputs.append(graph.op("Slice", [both, graph.ints(0), graph.ints(groups), graph.ints(1)]))
         rows = graph.op(

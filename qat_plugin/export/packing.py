@@ -46,28 +46,30 @@ def unpack_matmul_nbits(packed: Bytes, zero_point: Bytes | None) -> tuple[NDArra
     return unpack_nibbles(packed, 2 * size).reshape(out, -1), unpack_nibbles(zero_point.reshape(out, -1), groups)
 
 
-def pack_columns(integers: Bytes) -> Bytes:
-    """4-bit `(out, in)` → `(in, ceil(out / 2))`: columns of the first half in the low halves of the bytes."""
-    columns = integers.T
-    if columns.shape[1] % 2:
-        columns = np.concatenate([columns, np.zeros((len(columns), 1), np.uint8)], axis=1)
-    low, high = np.split(columns, 2, axis=1)
+def pack_halves(values: Bytes) -> Bytes:
+    """4-bit integers of the first half of the last axis in the low halves of bytes, those of the second in the high ones."""
+    if values.shape[-1] % 2:
+        values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), np.uint8)], axis=-1)
+    low, high = np.split(values, 2, axis=-1)
     packed: Bytes = low | (high << 4)
     return packed
 
 
-def unpack_columns(packed: Bytes, out: int) -> Bytes:
-    """Inverse of `pack_columns`: `(out, in)`."""
-    columns: Bytes = np.concatenate([packed & 15, packed >> 4], axis=1)
-    return np.ascontiguousarray(columns[:, :out].T)
+def unpack_halves(packed: Bytes, count: int) -> Bytes:
+    """The first `count` 4-bit integers along the last axis of what `pack_halves` made."""
+    return np.concatenate([packed & 15, packed >> 4], axis=-1)[..., :count]
 
 
-def pack_groups(zero_point: Bytes, multiplier: Bytes) -> Bytes:
-    """`(out, groups)` zero points and multipliers → `(groups, out)`, the zero points in the low halves of the bytes."""
-    packed: Bytes = (zero_point | (multiplier << 4)).T
-    return packed
+def pack_columns(values: Bytes, groups: int) -> NDArray[np.int8]:
+    """4-bit `(out, n)` → int8 `(groups, n / groups, ceil(out / 2))`, as `pack_halves` has the columns.
+
+    Those of the second half are moved down by 8, so that a byte without its low half is a signed number: 16 times as large.
+    """
+    packed = pack_halves(values.T) ^ 0x80
+    return packed.view(np.int8).reshape(groups, -1, packed.shape[1])
 
 
-def unpack_groups(packed: Bytes) -> tuple[Bytes, Bytes]:
-    """Inverse of `pack_groups`."""
-    return (packed & 15).T, (packed >> 4).T
+def unpack_columns(packed: NDArray[np.int8], out: int) -> Bytes:
+    """Inverse of `pack_columns`: `(out, n)`."""
+    both = packed.view(np.uint8).reshape(-1, packed.shape[-1]) ^ 0x80
+    return np.ascontiguousarray(unpack_halves(both, out).T)

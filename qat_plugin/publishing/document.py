@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qat_plugin.errors import PublishError
-from qat_plugin.files import sha256_of
+from qat_plugin.evaluation.folder_files import changed_since_export
 from qat_plugin.publishing.card import render_card
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 from qat_plugin.publishing.privacy import hub_id, public_results
@@ -153,7 +153,7 @@ def read_parity(onnx_folder: str | Path, *, allow_unverified: bool = False) -> d
         return {"passed": False}
     parity = read_object(path, "qat-plugin export")
     if parity.get("passed") is True:
-        changed = _changed_since_the_gate(Path(onnx_folder))
+        changed = changed_since_export(Path(onnx_folder))
         if changed is None:
             return parity
         if allow_unverified:
@@ -167,22 +167,6 @@ def read_parity(onnx_folder: str | Path, *, allow_unverified: bool = False) -> d
         f"{path}: `passed` is {parity.get('passed')!r}: these files do not compute what was trained; "
         "run `qat-plugin export` again"
     )
-
-
-def _changed_since_the_gate(onnx_folder: Path) -> str | None:
-    """What is not as export wrote it before the gate: the file, and both digests; None where everything is."""
-    description = onnx_folder / "quantization.json"
-    written = read_object(description, "qat-plugin export").get("files")
-    if not isinstance(written, dict) or not written:
-        return f"{description} does not say which files the parity gate passed"
-    for name, digest in written.items():
-        path = onnx_folder / name
-        if not path.is_file():
-            return f"{path} is missing, but the parity gate passed with it"
-        found = sha256_of(path)
-        if found != digest:
-            return f"{path} has sha256 {found}, the parity gate passed on {digest}"
-    return None
 
 
 def read_object(path: Path, command: str) -> dict[str, Any]:

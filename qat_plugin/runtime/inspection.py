@@ -29,7 +29,7 @@ _KINDS = {
     "weight_quantized": "integers",
     "weight_scale": "scales",
     "weight_zero_point": "scales",
-    "weight_groups": "scales",
+    "weight_multiplier": "scales",
     "input_scale": "scales",
 }
 _REPEATS = 5

@@ -311,10 +311,9 @@ def measure_parts(recipe: Recipe, quantized: Path, training_folder: Path, max_cl
 def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fine_tuned_folder: Path) -> None:
     """Write a ptq arm, calibrated on the speech that training calibrates on; the one that training started from is there."""
     assert arm.method is not None
-    model, processor = load_model(recipe)
     if arm.name == PTQ_START and take_start(training_folder, folder):
-        processor.save_pretrained(folder)
         return
+    model, processor = load_model(recipe)
     batches = None
     if arm.method != "rtn":
         dataset, collator = _training_data(recipe, model, processor, training_folder)

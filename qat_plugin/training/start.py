@@ -23,7 +23,13 @@ class KeepStart(TrainerCallback):
         self._qat = qat
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Save a new run's start; a resumed one has it."""
         if state.global_step > 0 or not state.is_world_process_zero:
@@ -36,6 +42,7 @@ class KeepStart(TrainerCallback):
         start = load_fake_quant(partial)
         fold(start)
         start.save_pretrained(partial)
+        processing_class.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 

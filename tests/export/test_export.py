@@ -21,10 +21,10 @@ from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
 from qat_plugin.export.packing import (
     pack_columns,
-    pack_groups,
+    pack_halves,
     pack_matmul_nbits,
     unpack_columns,
-    unpack_groups,
+    unpack_halves,
     unpack_matmul_nbits,
 )
 from qat_plugin.export.writer import GRAPHS, export_onnx
@@ -77,11 +77,11 @@ def test_packing_of_columns_and_groups_keeps_every_integer() -> None:
     rng = np.random.default_rng(0)
     for out in (6, 7):
         integers = rng.integers(0, 16, (out, 32), dtype=np.uint8)
-        packed = pack_columns(integers)
-        assert packed.shape == (32, (out + 1) // 2) and np.array_equal(unpack_columns(packed, out), integers)
+        packed = pack_columns(integers, 4)
+        assert packed.shape == (4, 8, (out + 1) // 2) and np.array_equal(unpack_columns(packed, out), integers)
         points, multipliers = rng.integers(0, 16, (2, out, 3), dtype=np.uint8)
-        back = unpack_groups(pack_groups(points, multipliers))
-        assert np.array_equal(back[0], points) and np.array_equal(back[1], multipliers)
+        assert np.array_equal(unpack_columns(pack_columns(points, 3), out), points)
+        assert np.array_equal(unpack_halves(pack_halves(multipliers.T), out).T, multipliers)
 
 
 def test_eight_bits_are_moved_up_to_the_zero_point_that_the_operator_assumes() -> None:
