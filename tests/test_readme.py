@@ -26,6 +26,7 @@ README = (ROOT / "README.md").read_text(encoding="utf8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 DEMO = ROOT / "model_cards" / "whisper-base-fr-int4-demo" / "results.json"
+DEMO_FULL = ROOT / "model_cards" / "whisper-base-fr-int4-demo-full" / "results.json"
 QUALITY = ROOT / "benchmarks" / "results" / "quality-int4.json"
 
 
@@ -86,7 +87,7 @@ def test_the_snippet_for_ones_own_script_trains_and_exports(tmp_path, monkeypatc
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
 
 
-@pytest.mark.parametrize("path", [DEMO, QUALITY])
+@pytest.mark.parametrize("path", [DEMO, DEMO_FULL, QUALITY])
 def test_tables_are_those_of_the_committed_results(path):
     report = render_report(json.loads(path.read_text(encoding="utf8")))
     table = [line for line in report.split("##")[0].splitlines() if line.startswith("|")]
@@ -153,10 +154,17 @@ def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
     assert f"4-bit one {errors['ptq-rtn']['there']} and {errors['ptq-rtn']['here']}" in text
 
 
-def test_the_demo_of_the_readme_ran_where_it_says():
-    results = json.loads(DEMO.read_text(encoding="utf8"))
-    assert (
-        f"trains {results['recipe']['max_steps']} steps instead of {load_recipe('demo', []).training.max_steps}"
-        in README
-    )
+@pytest.mark.parametrize(("path", "name"), [(DEMO, "demo"), (DEMO_FULL, "demo-full")], ids=["demo", "demo-full"])
+def test_the_demo_of_the_readme_ran_where_it_says(path, name):
+    results = json.loads(path.read_text(encoding="utf8"))
+    steps, whole = results["recipe"]["max_steps"], load_recipe(name, []).training.max_steps
+    assert f"trains {steps} steps instead of {whole}" in README
     assert not {"avx512_bf16", "avx512_vnni"} & {*results["environment"]["cpu_flags"]}
+
+
+def test_what_the_full_demo_wins_is_what_it_measured():
+    versus = json.loads(DEMO_FULL.read_text(encoding="utf8"))["pooled"]["qat"]["versus"]
+    gain, low, high = (-100 * value for value in (versus["ptq-rtn"]["difference"], *versus["ptq-rtn"]["interval"]))
+    assert f"{gain:.2f} points better than plain rounding [{high:.2f}, {low:.2f}] and level with GPTQ" in README
+    low, high = versus["ptq-gptq"]["interval"]
+    assert low < 0 < high
