@@ -363,9 +363,7 @@ def test_push_uploads_what_was_measured_and_dry_run_nothing(finished, recipe, hu
     assert {"README.md", "encoder_model.onnx", "decoder_model_merged.onnx", "parity.json"} <= set(files)
 
 
-def test_a_process_that_knows_only_the_hub_transcribes_what_evaluation_did(
-    finished, recipe, hub, monkeypatch, tmp_path
-):  # noqa: F811
+def test_a_new_process_transcribes_by_hub_id_what_evaluation_did(finished, recipe, hub, monkeypatch, tmp_path):  # noqa: F811
     hub.patch(monkeypatch)
     assert main(["push", str(recipe), "--hub_model_id", "tester/tiny"]) == 0
     measured = [json.loads(line) for line in (finished / "evaluation" / "clips" / "qat.jsonl").read_text().splitlines()]

@@ -65,11 +65,11 @@ def pack_columns(values: Bytes, groups: int) -> NDArray[np.int8]:
 
     Those of the second half are moved down by 8, so that a byte without its low half is a signed number: 16 times as large.
     """
-    packed = pack_halves(values.T) ^ 0x80
+    packed = pack_halves(values.T) ^ np.uint8(0x80)
     return packed.view(np.int8).reshape(groups, -1, packed.shape[1])
 
 
 def unpack_columns(packed: NDArray[np.int8], out: int) -> Bytes:
     """Inverse of `pack_columns`: `(out, n)`."""
-    both = packed.view(np.uint8).reshape(-1, packed.shape[-1]) ^ 0x80
+    both = packed.view(np.uint8).reshape(-1, packed.shape[-1]) ^ np.uint8(0x80)
     return np.ascontiguousarray(unpack_halves(both, out).T)

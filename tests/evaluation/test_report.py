@@ -13,6 +13,7 @@ import pytest
 from fakes import exported_folder, write_transcripts
 from matplotlib.image import imread
 
+from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.plots import _degradation, _events, _side_by_side, draw_plots
 from qat_plugin.evaluation.report import findings, render_report, render_table
@@ -96,7 +97,10 @@ def test_of_few_clips_it_is_said_that_they_are_few(results: dict[str, Any], tmp_
     assert "too few clips to say" in next(line for line in table.splitlines() if line.split()[:2] == ["street", "qat"])
     # The corpus that has clips enough speaks for itself, and the other is named.
     assert [sentence.partition(":")[0] for sentence in findings(results)] == ["studio"] * 3 + ["street"]
-    assert findings(results)[-1] == "street: too few clips to say how sure its figures are: 2, where 8 are needed."
+    assert (
+        findings(results)[-1]
+        == f"street: too few clips to say how sure its figures are: 2, where {MIN_UNITS} are needed."
+    )
     names = {path.name for path in draw_plots(results, tmp_path)}
     assert "wer_by_corpus.png" in names
 
@@ -154,7 +158,7 @@ def test_what_opening_costs_is_told_where_it_was_measured(results: dict[str, Any
 
 def test_what_was_resampled_is_told(results: dict[str, Any]) -> None:
     report = render_report(results)
-    assert "bootstrap over studio: 20 utterances (of 3 known speakers, where 8" in report
+    assert f"bootstrap over studio: 20 utterances (of 3 known speakers, where {MIN_UNITS}" in report
     results["corpora"]["studio"] |= {"interval_unit": "speakers", "interval_units": 9}
     results["corpora"]["street"]["speakers"] = None
     report = render_report(results)

@@ -12,7 +12,7 @@ import pytest
 from fakes import ENVIRONMENT, exported_folder, write_transcripts
 
 from qat_plugin.errors import EvaluationError
-from qat_plugin.evaluation.bootstrap import paired_difference, wer_interval
+from qat_plugin.evaluation.bootstrap import MIN_UNITS, paired_difference, wer_interval
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.results import collect_results, read_results, write_results
 
@@ -33,7 +33,7 @@ class Run:
         self.evaluation = tmp_path / "evaluation"
         for arm in HEARD:
             self.write("studio", arm)
-            self.write("street", arm, texts=[("le chat dort bien", "le chat dort bien")] * 8)
+            self.write("street", arm, texts=[("le chat dort bien", "le chat dort bien")] * MIN_UNITS)
 
     def write(self, corpus: str, arm: str, texts: list[tuple[str, str]] | None = None, **settings: Any) -> Path:
         pairs = texts if texts is not None else list(zip(SPOKEN, HEARD[arm], strict=True))
@@ -67,8 +67,8 @@ def test_counts(run: Run) -> None:
     assert (ptq["looping"], ptq["looping_ids"], fp["looping"]) == (1, ["u3"], 0)
     assert (ptq["audio_seconds"], ptq["wall_seconds"], ptq["rtfx"]) == (8.0, 2.0, 4.0)
     pooled = results["pooled"]["ptq-rtn"]
-    assert counts(pooled) == (2, 1, 12, 38, 41)
-    assert pooled["wer"] == pytest.approx(15 / 41, abs=1e-6)  # not the mean of 15/9 and 0
+    assert counts(pooled) == (2, 1, 12, 6 + 4 * MIN_UNITS, 9 + 4 * MIN_UNITS)
+    assert pooled["wer"] == pytest.approx(15 / (9 + 4 * MIN_UNITS), abs=1e-6)  # not the mean of 15/9 and 0
     assert pooled["looping_ids"] == ["studio/u3"]
     digest = hashlib.sha256(
         json.dumps(
@@ -94,7 +94,7 @@ def test_differences(run: Run) -> None:
     assert versus["difference"] == pytest.approx(-13 / 9, abs=1e-6)
     assert versus["relative"] == pytest.approx(-13 / 15, abs=1e-6)
     studio = np.array([[0, 2, 4], [2, 0, 4], [0, 1, 0], [0, 12, 1]] * 3)  # errors of qat, of ptq, words
-    street = np.array([[0, 0, 4]] * 8)
+    street = np.array([[0, 0, 4]] * MIN_UNITS)
     for difference, strata in ((versus, [studio]), (results["pooled"]["qat"]["versus"]["ptq-rtn"], [studio, street])):
         expected = paired_difference(strata, resamples=500, seed=3)
         assert expected.interval is not None
@@ -127,23 +127,24 @@ def test_of_few_clips_there_is_no_verdict(run: Run) -> None:
 
 
 def test_speakers_are_resampled_where_there_are_enough(run: Run) -> None:
-    texts = [("un deux trois quatre", "un deux trois quatre" if i % 5 else "un deux") for i in range(32)]
+    texts = [("un deux trois quatre", "un deux trois quatre" if i % 7 else "un deux") for i in range(4 * MIN_UNITS)]
     for arm in HEARD:
         path = run.write("studio", arm, texts=texts)
         lines = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
         for i, line in enumerate(lines):
-            line["speaker"] = f"s{i % 8}"
+            line["speaker"] = f"s{i % MIN_UNITS}"
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf8")
     results = run.collect(resamples=300)
     units = {name: (c["interval_unit"], c["interval_units"], c["speakers"]) for name, c in results["corpora"].items()}
-    assert units == {"studio": ("speakers", 8, 8), "street": ("utterances", 8, 3)}
-    speakers = np.array([[2 * sum(i % 5 == 0 for i in range(s, 32, 8)), 16] for s in range(8)])
+    assert units == {"studio": ("speakers", MIN_UNITS, MIN_UNITS), "street": ("utterances", MIN_UNITS, 3)}
+    said = [range(s, 4 * MIN_UNITS, MIN_UNITS) for s in range(MIN_UNITS)]
+    speakers = np.array([[2 * sum(i % 7 == 0 for i in rows), 16] for rows in said])
     expected = wer_interval([speakers], resamples=300)
     measured = results["measurements"]["qat"]["studio"]
     assert measured["wer_interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
     versus = measured["versus"]["fp"]  # the same transcripts
     assert (versus["difference"], versus["interval"], versus["p_value"]) == (0, [0, 0], 1)
-    expected = wer_interval([speakers, np.array([[0, 4]] * 8)], resamples=300)
+    expected = wer_interval([speakers, np.array([[0, 4]] * MIN_UNITS)], resamples=300)
     assert results["pooled"]["qat"]["wer_interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
 
 
@@ -188,7 +189,7 @@ def test_looping_rate_counts_clips_that_loop_or_hit_the_length_limit(run: Run) -
     results = run.collect()
     studio, pooled = results["measurements"]["ptq-rtn"]["studio"], results["pooled"]["ptq-rtn"]
     assert (studio["looping"], studio["hit_length_limit"], studio["looping_rate"]) == (1, 2, 0.5)
-    assert pooled["looping_rate"] == pytest.approx(2 / 12, abs=1e-6)
+    assert pooled["looping_rate"] == pytest.approx(2 / (4 + MIN_UNITS), abs=1e-6)
     assert results["measurements"]["fp"]["studio"]["looping_rate"] == 0
 
 

@@ -80,7 +80,7 @@ def measure(root: Path, folders: dict[str, Path], recipe: dict[str, Any]) -> Pat
                     f"u{i}", f"u{i}", reference, hypothesis, 9, 2.5, SECONDS[arm], None, "fr", False, False, False
                 )
                 for i, (reference, hypothesis) in enumerate(
-                    list(zip(REFERENCES[take], hypotheses[take], strict=True)) * 2
+                    list(zip(REFERENCES[take], hypotheses[take], strict=True)) * 3
                 )
             ]
             file = TranscriptFile(root / corpus, arm, {**own, **settings})

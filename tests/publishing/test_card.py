@@ -110,8 +110,8 @@ def test_worse_beyond_the_interval_is_called_worse(document: dict[str, Any]) -> 
 def test_error_counts_and_loops_are_shown_apart(card_folder: Path) -> None:
     rows = table((card_folder / "README.md").read_text(), "| corpus | model | words |")
     ptq = next(row for row in rows if row[:2] == ["studio", "quantized without training: plain rounding"])
-    assert ptq[2:7] == ["38", "6", "8", "6", "15.8"]  # 6 of 38 words
-    assert ptq[8:10] == ["2", "25.0"]  # "merci" six times in a row, in two of 8 clips
+    assert ptq[2:7] == ["57", "9", "12", "9", "15.8"]  # 9 of 57 words
+    assert ptq[8:10] == ["3", "25.0"]  # "merci" six times in a row, in three of 12 clips
 
 
 def test_parity_skips_and_machine_are_quoted(card_folder: Path) -> None:
@@ -220,10 +220,10 @@ def test_what_was_trained_on_and_where(document: dict[str, Any]) -> None:
 def test_the_normalizer_and_the_guard_are_named(document: dict[str, Any]) -> None:
     text = render_card(document)
     assert "Normalizer `basic`, for references and transcripts alike: Whisper's BasicTextNormalizer" in text
-    guarded = "guard in every arm, in 0 of 12 clips of this model. Optimum, transformers.js and other clients decode without it"
+    guarded = "guard in every arm, in 0 of 18 clips of this model. Optimum, transformers.js and other clients decode without it"
     assert guarded in text
     document["pooled"]["qat"]["loop_cut"] = 2
-    assert "in 2 of 12 clips" in render_card(document)
+    assert "in 2 of 18 clips" in render_card(document)
     document["settings"]["loop_guard"] = False
     assert "guard" not in render_card(document).partition("## Limits")[2].partition("## Reproduce")[0]
 
@@ -284,7 +284,7 @@ def test_what_intervals_were_drawn_from(document: dict[str, Any]) -> None:
 def test_made_up_speech_and_costs(document: dict[str, Any]) -> None:
     document["arms"]["qat"]["cost"] = {"load_seconds": 0.256, "peak_memory_bytes": 812_400_000}
     rows = table(render_card(document), "| model | utterances with 5 made-up")
-    assert rows[1] == ["quantized without training: plain rounding", "0", "3", "4", "not measured", "not measured"]
+    assert rows[1] == ["quantized without training: plain rounding", "0", "3", "6", "not measured", "not measured"]
     assert rows[2][3:] == ["0", "0.26", "812"]
     for measurement in document["pooled"].values():  # results of an earlier version
         del measurement["long_insertions"]
