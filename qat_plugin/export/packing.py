@@ -51,7 +51,7 @@ def pack_halves(values: Bytes) -> Bytes:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), np.uint8)], axis=-1)
     low, high = np.split(values, 2, axis=-1)
-    packed: Bytes = low | (high << 4)
+    packed: Bytes = low | (high << np.uint8(4))
     return packed
 
 
@@ -65,8 +65,9 @@ def pack_columns(values: Bytes, groups: int) -> NDArray[np.int8]:
 
     Those of the second half are moved down by 8, so that a byte without its low half is a signed number: 16 times as large.
     """
-    packed = pack_halves(values.T) ^ np.uint8(0x80)
-    return packed.view(np.int8).reshape(groups, -1, packed.shape[1])
+    both = pack_halves(values.T) ^ np.uint8(0x80)
+    packed: NDArray[np.int8] = both.view(np.int8).reshape(groups, -1, both.shape[1])
+    return packed
 
 
 def unpack_columns(packed: NDArray[np.int8], out: int) -> Bytes:
