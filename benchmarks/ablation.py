@@ -125,7 +125,7 @@ def _measure(name: str, recipe: Recipe, batches: list[dict[str, Any]], answers: 
         # Three hundred megabytes a row, of which nothing more is needed.
         shutil.rmtree(folder)
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf8"))
-    return {**found, "seconds": workspace.seconds().get("train")}
+    return found
 
 
 def _summarize(rows: dict[str, dict[str, Any]], tokens: list[int]) -> list[dict[str, Any]]:
@@ -143,7 +143,6 @@ def _summarize(rows: dict[str, dict[str, Any]], tokens: list[int]) -> list[dict[
                 "changes": list(ROWS[name][1]),
                 "kl": sum(row["kl_by_clip"]) / sum(tokens),
                 "megabytes": row["bytes"] / 1e6,
-                "train_seconds": row["seconds"],
                 "difference": found.value / _MICRO,
                 "interval": [found.interval.low / _MICRO, found.interval.high / _MICRO],
             }
