@@ -274,10 +274,13 @@ def main() -> int:
 
 
 def plot(found: dict[str, Any], target: Path) -> None:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
+    # The usual ten colours are fewer than the systems.
+    axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for name, e in found.items():
         axes.scatter(e["rtfx"], 100 * e["wer"], s=2 * e["size_mb"], alpha=0.5, label=name)
     axes.set(xlabel="seconds of audio per second (RTFx)", ylabel="WER %", title="Area: size of the files")

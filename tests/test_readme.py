@@ -141,6 +141,10 @@ def test_speeds_without_vnni_are_those_of_the_benchmark():
     assert f"the 4-bit model is {over[0]} and {over[1]} times as fast" in text
     full = f"{ratio['int4 full over faster-whisper int8']:.1f}"
     assert f"and with the whole window {full} times as fast as faster-whisper int8" in text
+    systems = results["systems"]
+    other = systems["int4 auto"]["rtfx"] / systems["whisper.cpp q8_0"]["rtfx"]
+    assert f"{other:.1f} times as fast as whisper.cpp with 8 bits" in text
+    assert f"Opening it takes {systems['int4 auto']['model_peak_mb']:.0f} MB of memory at most" in text
 
 
 def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
