@@ -181,7 +181,7 @@ class _Answer:
 
 
 def _compare_logits(checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip]) -> float:
-    # One model after the other: of a large one, memory has room for its float64 alone.
+    # One model after the other: of a large one, memory has no room for several.
     found = _weight_only_answers(checkpoint, clips)
     tokens = [answer.tokens for answer in found]
     release_memory()
@@ -225,13 +225,33 @@ def _torch_answers(
     checkpoint: QuantizedCheckpoint, clips: Sequence[_Clip], tokens: Sequence[torch.Tensor], dtype: torch.dtype
 ) -> list[_Answer]:
     """What torch says to the same tokens, all of it computed in `dtype`."""
-    model, answers = _vanilla_model(checkpoint).to(dtype), []
+    model, answers = _vanilla_model(checkpoint), []
+    compute_in(model, dtype)
     context = encoder_context_of(model.config)
     for clip, given in zip(clips, tokens, strict=True):
         with torch.no_grad(), in_context(model, context, clip.features) as features:
             output = model(input_features=features.to(dtype), decoder_input_ids=given)
         answers.append(_Answer(given, output.encoder_last_hidden_state, output.logits))
     return answers
+
+
+def compute_in(model: WhisperForConditionalGeneration, dtype: torch.dtype) -> None:
+    """Let the model compute in `dtype`, of whose weights one layer at a time is there: a large one in float64 is 6 GB."""
+
+    def before(layer: torch.nn.Module, _: object) -> None:
+        layer.to(dtype)
+
+    def after(layer: torch.nn.Module, _: object, __: object) -> None:
+        layer.to(torch.float32)  # as it was, without loss
+
+    for part in (model.get_encoder(), model.get_decoder()):
+        for child in part.children():
+            if child is not part.layers:
+                child.to(dtype)
+        for layer in part.layers:
+            layer.register_forward_pre_hook(before)
+            layer.register_forward_hook(after)
+    model.proj_out.to(dtype)
 
 
 def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequence[_Clip]) -> tuple[int, int]:

@@ -129,9 +129,10 @@ class Layers:
     def _matmul_integer(self, graph: Graph, x: str, weight: QuantizedWeight, columns: tuple[str, str]) -> str:
         integers, scale = columns
         if not self.activations:
-            # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations.
-            floats = graph.op("Mul", [graph.op("Cast", [integers], to=TENSOR_FLOAT), scale])
-            return graph.op("MatMul", [x, floats])  # type: ignore[no-any-return]
+            # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations. And the
+            # scale behind the product: before it, a large model would be in memory twice.
+            product = graph.op("MatMul", [x, graph.op("Cast", [integers], to=TENSOR_FLOAT)])
+            return graph.op("Mul", [product, scale])  # type: ignore[no-any-return]
         quantized, x_scale, x_point = graph.dynamic_quantize(x)
         product = graph.op("Cast", [graph.op("MatMulInteger", [quantized, integers, x_point])], to=TENSOR_FLOAT)
         return graph.op("Mul", [product, graph.op("Mul", [x_scale, scale])])  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from qat_plugin.errors import ExportError, ModelError, ParityError, Quantization
 from qat_plugin.export import export_verified
 from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
+from qat_plugin.export.gate import compute_in
 from qat_plugin.export.packing import (
     pack_columns,
     pack_halves,
@@ -101,6 +102,19 @@ def test_packing_keeps_every_integer_also_with_an_odd_number_of_groups(groups: i
     back, back_points = unpack_matmul_nbits(packed, packed_points)
     assert np.array_equal(back, integers)
     assert np.array_equal(back_points[:, :groups], points)
+
+
+def test_the_reference_is_float64_though_one_layer_at_a_time_is(checkpoints: dict[str, Path]) -> None:
+    whole, by_layer = (load_whisper(checkpoints["float"]).eval() for _ in range(2))
+    features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids = torch.arange(5)[None]
+    whole.double()
+    compute_in(by_layer, torch.float64)
+    with torch.no_grad():
+        expected, found = (m(input_features=features, decoder_input_ids=ids).logits for m in (whole, by_layer))
+    assert found.dtype == torch.float64 and torch.equal(found, expected)
+    layers = [*by_layer.get_encoder().layers, *by_layer.get_decoder().layers]
+    assert {weight.dtype for layer in layers for weight in layer.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("target", TARGETS)
