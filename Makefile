@@ -9,7 +9,7 @@ RECIPE ?= whisper-large-v3-distil-fr-int8
 
 BIN := $(VENV)/bin
 JS := tests/clients/node_modules
-# Python compiles what is imported when it first is; all of it at once takes longer than the rest of the install.
+# Python compiles a module when it is first imported; most of what is installed never is.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 
 # What the benchmarks take: Common Voice as LANGUAGE/manifest.jsonl, and the runs whose models are timed.

@@ -123,7 +123,7 @@ def _is_as_exported(folder: Path, *, verified: bool) -> bool:
     """Whether the files are to the byte those that export wrote and, where `verified`, its parity gate passed."""
     from qat_plugin.evaluation.folder_files import changed_since_export
 
-    return changed_since_export(folder) is None and (not verified or (folder / "parity.json").is_file())
+    return (not verified or (folder / "parity.json").is_file()) and changed_since_export(folder) is None
 
 
 def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
