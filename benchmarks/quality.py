@@ -35,7 +35,10 @@ ARMS = {
     ),
 }
 # An hour on two cores that do not multiply in bf16.
-STEPS = {"int4": ("--max_steps", "600", "--per_device_train_batch_size", "4"), "int8": ("--max_steps", "100", "--warmup_steps", "20")}
+STEPS = {
+    "int4": ("--max_steps", "600", "--per_device_train_batch_size", "4"),
+    "int8": ("--max_steps", "100", "--warmup_steps", "20"),
+}
 MAX_SHARE = {"int4": 0.155, "int8": 0.27}
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.errors import ModelError
-from qat_plugin.fake_quant import load_quantizer_state, read_quantizer_config
+from qat_plugin.fake_quant import fold, load_quantizer_state, read_quantizer_config, set_weight_fake_quant
 
 _PART = re.compile(r"model\.((?:en|de)coder)\.(layers\.\d+|\w+)")
 
@@ -116,11 +116,13 @@ def _check_is_whisper(name_or_path: str | Path, revision: str) -> None:
 
 
 def load_fake_quant(folder: str | Path, *, activations: bool = True) -> WhisperForConditionalGeneration:
-    """The trained model of a checkpoint folder with its fake quantization in force, in evaluation mode.
+    """The trained model of a checkpoint folder in evaluation mode, as quantized: weights are folded, activations quantized.
 
     `activations=False` computes with float activations: the weight-only arithmetic.
     """
     model = load_whisper(folder)
     read_quantizer_config(folder).prepare(model, activations=activations, initialize=False)
     load_quantizer_state(model, folder, training=False)
+    fold(model)
+    set_weight_fake_quant(model, False)
     return model.eval()

@@ -144,7 +144,6 @@ def _vanilla_model(checkpoint: QuantizedCheckpoint) -> WhisperForConditionalGene
     """The model with the quantized weights and float arithmetic."""
     if checkpoint.target is None:
         return load_whisper(checkpoint.folder).eval()
-    # Those of a finished checkpoint are folded already, and folding again changes nothing; those of `checkpoint-N` are not.
     model = load_fake_quant(checkpoint.folder)
     convert(model)
     return model

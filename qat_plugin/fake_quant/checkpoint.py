@@ -99,6 +99,8 @@ def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
             quantized[part] = _quantize(weights[f"{module}.weight"][rows], found, _layer_scheme(scheme))
         for part in content["layers"]:
             weights.pop(f"{split_part(part)[0]}.weight", None)
+        # A tensor that is left keeps the whole file in memory, of which it is a view.
+        weights = {name: tensor.clone() for name, tensor in weights.items()}
     tensors = {name: tensor.float().numpy() for name, tensor in weights.items()}
     return QuantizedCheckpoint(folder, config, tensors, quantized, target, skip_modules)
 

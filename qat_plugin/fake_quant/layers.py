@@ -132,6 +132,10 @@ class WeightQuantizer(Switched):
             self._baked = key, self._fake_quantize(weight)
         return self._baked[1]
 
+    def forget(self) -> None:
+        """Free the result that is kept for reuse, which is as large as the weight."""
+        self._baked = None
+
     def _fake_quantize(self, weight: Tensor) -> Tensor:
         if self.equalization is None:
             return fake_quantize_weight(weight, self.steps, self.zero_point, self.scheme)
@@ -176,6 +180,11 @@ class RowSplitQuantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantized `weight`, as `WeightQuantizer` gives it."""
         return torch.cat([part(weight[rows]) for rows, part in self.items()])
+
+    def forget(self) -> None:
+        """Free what the parts keep for reuse."""
+        for _, part in self.items():
+            part.forget()
 
     def rows(self, weight: Tensor, indices: Tensor) -> Tensor:
         """Fake-quantized rows `weight[indices]`, of shape `(*indices.shape, dim)`."""

@@ -19,6 +19,7 @@ from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from qat_plugin.encoder_context import EncoderContext, FoldedSilence, folded_silence, in_context
+from qat_plugin.errors import ModelError
 
 # Arguments of the model whose last axis is frames.
 _OF_FRAMES = ("input_features", "attention_mask")
@@ -56,6 +57,22 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
+def check_teacher(
+    teacher: WhisperForConditionalGeneration, student: WhisperForConditionalGeneration, *, states: bool
+) -> None:
+    """Refuse with `ModelError` a teacher that hears other features or says other tokens than `student`; with `states`, one
+    whose hidden states have another size, too."""
+    fields = ["num_mel_bins", "vocab_size", *(["d_model"] if states else [])]
+    for name in fields:
+        theirs, ours = getattr(teacher.config, name), getattr(student.config, name)
+        if theirs != ours:
+            mend = ", or set encoder_weight and decoder_weight to 0" if name == "d_model" else ""
+            raise ModelError(
+                f"{name} is {theirs} in the teacher's config.json and {ours} in that of the model that learns: take a teacher "
+                f"that has the same{mend}"
+            )
+
+
 class TrainingLoss:
     """Computes the loss of a training forward pass of `model`, with `teacher` where `weights` need one.
 
@@ -80,6 +97,8 @@ class TrainingLoss:
         self._decoder_states: Tensor | None = None
         self._whole_features: Tensor | None = None
         self._folded: FoldedSilence | None = None
+        if teacher is not None:
+            check_teacher(teacher, model, states=max(weights.encoder, weights.decoder) > 0)
         self._open = ExitStack()
         self._sums: dict[str, Tensor] = {}
         self._count = 0

@@ -39,7 +39,7 @@ from qat_plugin.models import check_can_be_exported, load_fake_quant, load_proce
 from qat_plugin.prompt import is_multilingual, language_and_task
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.callback import QATCallback
-from qat_plugin.training.distillation import LossWeights
+from qat_plugin.training.distillation import LossWeights, check_teacher
 from qat_plugin.training.pseudo_labels import pseudo_labels
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.record import write_record
@@ -178,6 +178,7 @@ def _training_data(
     collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
     if distillation.pseudo_labels:
         teacher = _teacher(recipe) or model
+        check_teacher(teacher, model, states=False)
         # The teacher hears clips as they were recorded.
         heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
         was_training, device, context = teacher.training, teacher.device, encoder_context(recipe)

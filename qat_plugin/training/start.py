@@ -8,7 +8,6 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qat_plugin.fake_quant import fold
 from qat_plugin.models import load_fake_quant
 from qat_plugin.training.callback import QATCallback
 
@@ -38,10 +37,8 @@ class KeepStart(TrainerCallback):
         partial = folder.with_name(f".{_NAME}.partial")
         self._qat.save(model, partial)
         model.save_pretrained(partial)
-        # Folded in a copy: training goes on with weights that still lie between what they were and what they round to.
-        start = load_fake_quant(partial)
-        fold(start)
-        start.save_pretrained(partial)
+        # What is loaded is folded: training goes on with weights that still lie between what they were and what they round to.
+        load_fake_quant(partial).save_pretrained(partial)
         processing_class.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperConfig, WhisperForConditionalGeneration
 
 from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError, QuantizationError
@@ -205,6 +205,33 @@ def test_resuming_with_another_group_size_names_the_layer(tiny_whisper_dir, tmp_
 def test_only_whisper_is_trained(tmp_path):
     with pytest.raises(ModelError, match="has a Linear"):
         QATCallback("int8").on_init_end(arguments(tmp_path), None, None, model=torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "mend"),
+    [
+        ({"vocab_size": 51866}, "the same$"),
+        ({"num_mel_bins": 128}, "the same$"),
+        ({"d_model": 128}, "encoder_weight and decoder_weight"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused_before_anything_is_computed(tiny_whisper_dir, tmp_path, change, mend):
+    config = WhisperConfig.from_pretrained(tiny_whisper_dir, **change)
+    teacher = WhisperForConditionalGeneration(config)
+    qat = QATCallback("int8", loss_weights=DISTILLATION, teacher=teacher)
+    with pytest.raises(
+        ModelError, match=rf"^{next(iter(change))} is {next(iter(change.values()))} in the teacher's .*{mend}"
+    ):
+        make_trainer(tiny_whisper_dir, tmp_path, qat=qat)
+
+
+def test_a_wider_teacher_may_teach_by_logits(tiny_whisper_dir, tmp_path):
+    teacher = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(tiny_whisper_dir, d_model=128))
+    weights = LossWeights(ce=0.0, kl=1.0)
+    qat = QATCallback("int8", calibration_batches=[collate(examples(2, 9))], loss_weights=weights, teacher=teacher)
+    trainer = make_trainer(tiny_whisper_dir, tmp_path, qat=qat, max_steps=1)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss_kl"] > 0
 
 
 @pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
