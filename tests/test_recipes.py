@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 
-from qat_plugin.data.corpora import find_corpus, known_corpora
+from qat_plugin.data.corpora import find_corpus, known_corpora, read_definition
 from qat_plugin.recipe_loading import field_hints, load_recipe, save_recipe, shipped_recipes
 from qat_plugin.shipped import recipes_folder
 
 RECIPES = shipped_recipes()
 PRIVATE = {"zaion5", "zaion6"}
+_COMMIT = re.compile("[0-9a-f]{40}")
 # Fields that only one of transformers 4.57 and 5 has; a recipe that used one could not be read by the other.
 ONE_VERSION_ONLY = {
     "activation_checkpointing", "activation_checkpointing_kwargs", "dataloader_in_order", "ddp_static_graph",
@@ -99,6 +101,12 @@ def test_the_demo_tests_on_speech_it_does_not_train_on() -> None:
         tested = [f"demo-data/speech/{corpus}/manifest.jsonl" for corpus in ("asterisk_fr", second)]
         assert recipe.evaluation.test_data == tested
         assert recipe.quantization.target == "int4"
+
+
+def test_hub_corpora_are_pinned() -> None:
+    definitions = [read_definition(path) for path in known_corpora().values()]
+    branches = {each.name for each in definitions if each.source == "hub" and not _COMMIT.fullmatch(str(each.revision))}
+    assert branches == {"community-v2", "mtedx"}  # gated, and a small copy: no commit of them is known for sure
 
 
 def test_the_guides_corpora_are_known() -> None:
