@@ -7,6 +7,7 @@ way in, on the way out, or from one decoder step to the next.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnxruntime as ort
@@ -59,9 +60,9 @@ def _share(tensor: torch.Tensor) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
 
 
-def _share_each(stack: torch.Tensor) -> list[ort.OrtValue]:
-    """An OrtValue for each entry of the first axis."""
-    return [ort.OrtValue.ortvalue_from_numpy(part) for part in stack.numpy()]
+def _share_each(tensors: Iterable[torch.Tensor]) -> list[ort.OrtValue]:
+    """An OrtValue for each tensor; of one tensor, for each entry of its first axis."""
+    return [_share(tensor) for tensor in tensors]
 
 
 class EncoderSession:
@@ -101,7 +102,7 @@ class DecoderCache:
         self_attention: keys and values of the tokens, float32 [2 * layers, batch, heads, length, head_dim] with each
             layer's key before its value.
         values: the OrtValues over it.
-        cross_attention: the same of the audio, float32 [2 * layers, batch or 1, heads, source length, head_dim];
+        cross_attention: the same of the audio, 2 * layers tensors, float32 [batch or 1, heads, source length, head_dim];
             written by the first step and bound once. All beams of a single clip share one row.
         binding: the IO binding of this decoding, None before the first step.
     """
@@ -109,7 +110,8 @@ class DecoderCache:
     is_compileable = False
 
     def __init__(self) -> None:
-        self.self_attention = self.cross_attention = torch.empty((0, 0, 0, 0, 0))
+        self.self_attention = torch.empty((0, 0, 0, 0, 0))
+        self.cross_attention: list[torch.Tensor] = []
         self.values: list[ort.OrtValue] = []
         self.binding: ort.IOBinding | None = None
         self._busy = self._idle = torch.empty(0)
@@ -180,8 +182,9 @@ class DecoderSession:
             binding.bind_ortvalue_input(f"past_key_values.{name}", nothing)
         if cache is None:
             return self._run(binding, input_ids)
-        shape = (len(self._cross_names), len(input_ids), self._heads, hidden_states.shape[1], self._head_dim)
-        cache.cross_attention = torch.empty(shape)
+        shape = (len(input_ids), self._heads, hidden_states.shape[1], self._head_dim)
+        # One by one: malloc keeps blocks of this size for the next clip, and would map one of them all anew, page by page.
+        cache.cross_attention = [torch.empty(shape) for _ in self._cross_names]
         values = _share_each(cache.cross_attention)
         for name, value in zip(self._cross_names, values, strict=True):
             binding.bind_ortvalue_output(f"present.{name}", value)
@@ -209,8 +212,8 @@ class DecoderSession:
         """Make `times` beams of every row."""
         assert cache.binding is not None
         cache.reorder_cache(torch.arange(cache.self_attention.shape[1]).repeat_interleave(times))
-        if cache.cross_attention.shape[1] > 1:  # a single row broadcasts over the beams by itself
-            cache.cross_attention = cache.cross_attention.repeat_interleave(times, 1)
+        if len(cache.cross_attention[0]) > 1:  # a single row broadcasts over the beams by itself
+            cache.cross_attention = [part.repeat_interleave(times, 0) for part in cache.cross_attention]
             self._bind_audio(cache.binding, _share_each(cache.cross_attention))
 
     def _run(self, binding: ort.IOBinding, input_ids: torch.Tensor, cache: DecoderCache | None = None) -> torch.Tensor:
