@@ -147,6 +147,14 @@ def test_speeds_without_vnni_are_those_of_the_benchmark():
     assert f"Opening it takes {systems['int4 auto']['model_peak_mb']:.0f} MB of memory at most" in text
 
 
+def test_memory_of_a_large_model_is_that_of_the_benchmark():
+    results = json.loads((QUALITY.parent / "large.json").read_text(encoding="utf8"))
+    most = max(entry["value"] for entry in results["figures"] if entry["unit"] == "GB")
+    parameters = results["steps"]["make"]["parameters"] / 1e6
+    text = " ".join(README.split())
+    assert f"{parameters:.0f} M parameters, is quantized, exported and verified in {most:.1f} GB" in text
+
+
 def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
     results = json.loads((QUALITY.parent / "cpus.json").read_text(encoding="utf8"))
     assert "avx512_vnni" in results["other_machine"]["cpu_flags"]
