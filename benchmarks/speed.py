@@ -269,11 +269,11 @@ def main() -> int:
         results, figures,
         threads=options.threads, clips=len(rows), mean_seconds=seconds / len(rows), systems=found,
     )  # fmt: skip
-    plot(found, target.with_suffix(".png"))
+    plot(found, len(rows), target.with_suffix(".png"))
     return 0
 
 
-def plot(found: dict[str, Any], target: Path) -> None:
+def plot(found: dict[str, Any], clips: int, target: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -283,7 +283,9 @@ def plot(found: dict[str, Any], target: Path) -> None:
     axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for name, e in found.items():
         axes.scatter(e["rtfx"], 100 * e["wer"], s=2 * e["size_mb"], alpha=0.5, label=name)
-    axes.set(xlabel="seconds of audio per second (RTFx)", ylabel="WER %", title="Area: size of the files")
+    axes.set(
+        xlabel="seconds of audio per second (RTFx)", ylabel=f"WER % of {clips} clips", title="Area: size of the files"
+    )
     # Several lie on one another: names beside the points would, too.
     for mark in figure.legend(loc="outside right upper").legend_handles:
         mark.set_sizes([60])
