@@ -7,7 +7,8 @@
 || quantized, as exported) of the next token of every transcript, in nats, which tells methods apart long before words do. The
 interval of a difference is drawn over clips. Trainings are short, so that there can be many: the table orders methods, it
 does not say how good a long training gets, and least of all at which learning rate: 3e-5 is ahead after 20 steps and worse
-than no training after 300. Rows are kept in `bench-ablation/`, and an interrupted run goes on where it stopped. Writes benchmarks/results/ablation.json and ablation.md.
+than no training after 300. Rows are kept in `bench-ablation/`, and an interrupted run goes on where it stopped. Writes
+benchmarks/results/ablation.json and ablation.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.errors import ModelError
-from qat_plugin.fake_quant import fold, load_quantizer_state, read_quantizer_config, set_weight_fake_quant
+from qat_plugin.fake_quant import (
+    fold,
+    load_quantizer_state,
+    read_quantizer_config,
+    set_activation_fake_quant,
+    set_fake_quant,
+)
 
 _PART = re.compile(r"model\.((?:en|de)coder)\.(layers\.\d+|\w+)")
 
@@ -124,5 +130,7 @@ def load_fake_quant(folder: str | Path, *, activations: bool = True) -> WhisperF
     read_quantizer_config(folder).prepare(model, activations=activations, initialize=False)
     load_quantizer_state(model, folder, training=False)
     fold(model)
-    set_weight_fake_quant(model, False)
+    # Folded weights need no rounding, and are then in memory once.
+    set_fake_quant(model, False)
+    set_activation_fake_quant(model, activations)
     return model.eval()

@@ -10,7 +10,6 @@ from qat_plugin.fake_quant.insertion import (
     prepare,
     set_activation_fake_quant,
     set_fake_quant,
-    set_weight_fake_quant,
 )
 from qat_plugin.fake_quant.schemes import Target, get_target
 from qat_plugin.fake_quant.state import (
@@ -38,5 +37,4 @@ __all__ = [
     "save_quantizer_state",
     "set_activation_fake_quant",
     "set_fake_quant",
-    "set_weight_fake_quant",
 ]

@@ -322,12 +322,6 @@ def is_fake_quant_enabled(model: nn.Module) -> bool:
     return any(quantizer.enabled for quantizer in _quantizers(model))
 
 
-def set_weight_fake_quant(model: nn.Module, enabled: bool) -> None:
-    """Turn the fake quantization of weights alone on or off: folded ones need none, and are then in memory once."""
-    for quantizer in _quantizers(model):
-        quantizer.enabled = enabled
-
-
 def set_activation_fake_quant(model: nn.Module, enabled: bool) -> None:
     """Turn the fake quantization of inputs alone on or off: off is the weight-only arithmetic."""
     for module in model.modules():

@@ -7,7 +7,6 @@ way in, on the way out, or from one decoder step to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnxruntime as ort
@@ -60,9 +59,9 @@ def _share(tensor: torch.Tensor) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
 
 
-def _share_each(tensors: Iterable[torch.Tensor]) -> list[ort.OrtValue]:
-    """An OrtValue for each tensor; of one tensor, for each entry of its first axis."""
-    return [_share(tensor) for tensor in tensors]
+def _share_each(stack: torch.Tensor) -> list[ort.OrtValue]:
+    """An OrtValue for each entry of the first axis."""
+    return [ort.OrtValue.ortvalue_from_numpy(part) for part in stack.numpy()]
 
 
 class EncoderSession:
@@ -185,7 +184,7 @@ class DecoderSession:
         shape = (len(input_ids), self._heads, hidden_states.shape[1], self._head_dim)
         # One by one: malloc keeps blocks of this size for the next clip, and would map one of them all anew, page by page.
         cache.cross_attention = [torch.empty(shape) for _ in self._cross_names]
-        values = _share_each(cache.cross_attention)
+        values = [_share(part) for part in cache.cross_attention]
         for name, value in zip(self._cross_names, values, strict=True):
             binding.bind_ortvalue_output(f"present.{name}", value)
         logits = self._run(binding, input_ids, cache)
@@ -214,7 +213,7 @@ class DecoderSession:
         cache.reorder_cache(torch.arange(cache.self_attention.shape[1]).repeat_interleave(times))
         if len(cache.cross_attention[0]) > 1:  # a single row broadcasts over the beams by itself
             cache.cross_attention = [part.repeat_interleave(times, 0) for part in cache.cross_attention]
-            self._bind_audio(cache.binding, _share_each(cache.cross_attention))
+            self._bind_audio(cache.binding, [_share(part) for part in cache.cross_attention])
 
     def _run(self, binding: ort.IOBinding, input_ids: torch.Tensor, cache: DecoderCache | None = None) -> torch.Tensor:
         batch, tokens = input_ids.shape
