@@ -168,3 +168,11 @@ def test_the_encoder_tells_rows_in_other_languages_from_english(english: Path) -
         encoder.prefix("de")
     # The tokenizer still begins as before.
     assert processor.tokenizer("").input_ids[:-1] == encoder.prefix("en") == encoder.prefix(None)
+
+
+def test_calibration_hears_no_padding(folder: Path, tones_manifest: Path) -> None:
+    trainer = make_trainer(recipe(folder, tones_manifest, language="english", calibration_samples=3), folder.parent / "train")
+    batches = list(trainer.qat.calibration_batches)
+    assert len(batches) == 3
+    for batch in batches:
+        assert len(batch["labels"]) == 1 and batch["labels"].ne(-100).all()

@@ -257,8 +257,8 @@ def calibrate(
     Where one scale serves a whole input that no LayerNorm has made even, its channels are equalized first. `run` makes
     forward passes of the model; fake quantization is off meanwhile, so the activations are the float model's. Embeddings
     and convolutions keep the scales that their weights gave. `with_gptq` moves each weight, in place, to where it rounds to
-    GPTQ's integers, and no further, so that training starts between what it was and what it should become; not those that
-    are also a table of embeddings.
+    GPTQ's integers, and no further, so that training starts between what it was and what it should become. The table of
+    tokens is rounded for its output; that it is also looked up is what `gptq`'s damping stands for.
     """
     layers: dict[str, nn.Module] = {
         name: layer for name, layer in fake_quant_layers(model) if isinstance(layer, FakeQuantLinear)
@@ -270,11 +270,10 @@ def calibrate(
             run()
     finally:
         set_fake_quant(model, enabled)
-    tables = {id(layer.weight) for _, layer in fake_quant_layers(model) if isinstance(layer, nn.Embedding)}
     for name, layer in tqdm(layers.items(), desc="searching scales", unit="layer"):
         assert isinstance(layer, FakeQuantLinear)
         try:
-            _calibrate_layer(name, layer, observers[name], search, with_gptq and id(layer.weight) not in tables)
+            _calibrate_layer(name, layer, observers[name], search, with_gptq)
         except QuantizationError as error:
             raise QuantizationError(f"{name}: {error}") from None
 

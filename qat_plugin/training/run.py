@@ -147,15 +147,13 @@ def _calibration_rows(recipe: Recipe, dataset: Any) -> list[dict[str, Any]]:
     if hasattr(dataset, "durations"):
         count = min(wanted, len(dataset))
         spread = [i * len(dataset) // count for i in range(count)]
-        # A batch costs what its longest clip does.
-        return [dataset[i] for i in sorted(spread, key=lambda i: float(dataset.durations[i]))]
+        return [dataset[i] for i in spread]
     return list(itertools.islice(dataset, wanted))
 
 
 def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCollator) -> list[dict[str, Any]]:
-    rows = _calibration_rows(recipe, dataset)
-    size = recipe.training.per_device_train_batch_size
-    return [collator(rows[i : i + size]) for i in range(0, len(rows), size)]
+    # One clip a batch: what is padded would be counted.
+    return [collator([row]) for row in _calibration_rows(recipe, dataset)]
 
 
 def calibration_features(recipe: Recipe) -> list[NDArray[np.float32]]:
