@@ -4,7 +4,7 @@
 
 `FOLDER/LANGUAGE/manifest.jsonl` hold Common Voice clips; the rest is what `make demo-full` fetches. Spanish, Italian and the
 French prompts are tested on. Portuguese and Dutch are left alone, so that training can be tuned on them. All other speech is
-trained on; no speaker is in both. Runs the recipe `whisper-base-TARGET` in `bench-quality-TARGET/`, goes on where it stopped,
+trained on, studio prompts in the tested languages included; no speaker is in both. Runs the recipe `whisper-base-TARGET` in `bench-quality-TARGET/`, goes on where it stopped,
 and writes benchmarks/results/quality-TARGET.json.
 """
 
@@ -26,7 +26,7 @@ from qat_plugin.publishing.privacy import public_results
 from qat_plugin.recipe_loading import load_recipe
 
 TESTED, CHOSEN_ON = ("es", "it"), ("pt", "nl")
-PROMPTS, TRAINED_ON = "asterisk_fr", ("tuxpaint_fr", "asterisk_en", "asterisk_ru")
+PROMPTS, TRAINED_ON = "asterisk_fr", ("tuxpaint_fr", "asterisk_en", "asterisk_es", "asterisk_it", "asterisk_ru")
 ARMS = {
     "int4": ("fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-kquant", "ptq-hqq", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
     "int8": (
