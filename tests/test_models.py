@@ -171,7 +171,9 @@ def test_the_encoder_tells_rows_in_other_languages_from_english(english: Path) -
 
 
 def test_calibration_hears_no_padding(folder: Path, tones_manifest: Path) -> None:
-    trainer = make_trainer(recipe(folder, tones_manifest, language="english", calibration_samples=3), folder.parent / "train")
+    trainer = make_trainer(
+        recipe(folder, tones_manifest, language="english", calibration_samples=3), folder.parent / "train"
+    )
     batches = list(trainer.qat.calibration_batches)
     assert len(batches) == 3
     for batch in batches:
