@@ -155,8 +155,10 @@ def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
 
 def _test_corpora(recipe: Recipe) -> list[Any]:
     from qat_plugin.data.loading import load_test_corpora
+    from qat_plugin.data.revisions import RunRevisions
 
-    return load_test_corpora(_test_names(recipe), recipe.data, recipe.evaluation)
+    revisions = RunRevisions(str(recipe.training.output_dir))
+    return load_test_corpora(_test_names(recipe), recipe.data, recipe.evaluation, revisions=revisions)
 
 
 def _parity_clips(recipe: Recipe) -> list[tuple[Any, str]]:

@@ -18,6 +18,7 @@ from qat_plugin.data.corpora import CorpusDefinition, find_corpora
 from qat_plugin.data.hub import check_downloaded, describe, hub_rules, open_hub
 from qat_plugin.data.local import check_local
 from qat_plugin.data.report import MIN_ROWS_FOR_SHARE, LoadReport, Rejection
+from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.data.rows import Row, RowFilter, RowRules
 from qat_plugin.errors import DataError
 
@@ -183,14 +184,16 @@ def load_training_corpora(
     data_args: DataArguments,
     *,
     allow_missing_text: bool = False,
+    revisions: RunRevisions | None = None,
 ) -> list[Corpus]:
-    """The corpora to train on, filtered as the recipe says.
+    """The corpora to train on, filtered as the recipe says; of Hub datasets at the commits that the run has read before.
 
     `max_train_samples` counts training samples, which may join several rows: `training_dataset` draws them.
     """
     return [
-        load_corpus(
+        _load_for_run(
             definition,
+            revisions,
             streaming=data_args.streaming,
             max_bad_row_share=data_args.max_bad_row_share,
             keep=RowFilter(
@@ -208,11 +211,14 @@ def load_test_corpora(
     names_or_paths: Sequence[str],
     data_args: DataArguments,
     evaluation_args: EvaluationArguments,
+    *,
+    revisions: RunRevisions | None = None,
 ) -> list[Corpus]:
-    """The corpora to test on. No duration filter: whatever was said is part of the word error rate."""
+    """The corpora to test on, as `load_training_corpora`. No duration filter: whatever was said is part of the word error rate."""
     return [
-        load_corpus(
+        _load_for_run(
             definition,
+            revisions,
             max_samples=evaluation_args.max_eval_samples,
             seed=data_args.sample_seed,
             max_bad_row_share=data_args.max_bad_row_share,
@@ -221,6 +227,14 @@ def load_test_corpora(
         )
         for definition in find_corpora(names_or_paths, data_args.corpus_manifests)
     ]
+
+
+def _load_for_run(definition: CorpusDefinition, revisions: RunRevisions | None, **options: Any) -> Corpus:
+    if revisions is None:
+        return load_corpus(definition, **options)
+    corpus = load_corpus(revisions.pin(definition), **options)
+    revisions.keep(definition, corpus.revision)
+    return corpus
 
 
 def _load_hub(

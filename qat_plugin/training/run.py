@@ -29,6 +29,7 @@ from qat_plugin.data.encoding import set_language
 from qat_plugin.data.features import training_dataset
 from qat_plugin.data.loading import Corpus, load_training_corpora
 from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
+from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.encoder_context import EncoderContext, set_encoder_context
 from qat_plugin.errors import RecipeError
 from qat_plugin.evaluation.compute_metrics import compute_metrics_fn
@@ -91,12 +92,12 @@ def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, Whisper
 
 def check_overlap(recipe: Recipe, test: Sequence[Corpus]) -> OverlapReport:
     """Refuse with `DataError` to train on audio that is tested on; shared texts are counted and reported."""
-    data = recipe.data
+    data, revisions = recipe.data, RunRevisions(str(recipe.training.output_dir))
     # One after the other: corpora for training and for validation may share a name.
     heard = [
         corpus
         for names in ([*data.train_corpora, *data.train_data], data.validation_data)
-        for corpus in load_training_corpora(names, data, allow_missing_text=True)
+        for corpus in load_training_corpora(names, data, allow_missing_text=True, revisions=revisions)
     ]
     return assert_no_overlap(heard, test)
 
@@ -112,7 +113,9 @@ def _dataset(
 ) -> Any:
     limit = recipe.data.max_label_length or model.config.max_target_positions
     return training_dataset(
-        load_training_corpora(names, recipe.data, allow_missing_text=without_text),
+        load_training_corpora(
+            names, recipe.data, allow_missing_text=without_text, revisions=RunRevisions(str(recipe.training.output_dir))
+        ),
         processor,
         recipe.data,
         language=recipe.model.language,

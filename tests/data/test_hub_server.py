@@ -6,25 +6,32 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hub_server import Hub, hub  # noqa: F401  (fixture)
 from synthetic_speech import write_tone
 from test_hub_datasets import make_rows, write_dataset
+
+from qat_plugin.data.corpora import CorpusDefinition
+from qat_plugin.data.revisions import RunRevisions
+from qat_plugin.errors import DataError
 
 # A process of its own: datasets reads the endpoint when it is imported.
 PROGRAM = """
 import json, sys
 from qat_plugin.data.corpora import CorpusDefinition
 from qat_plugin.data.loading import load_corpus
+from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.errors import DataError
 
 for arguments in json.loads(sys.argv[1]):
-    streaming = arguments.pop("streaming", False)
+    streaming, run = arguments.pop("streaming", False), RunRevisions(arguments.pop("run", "."))
     definition = CorpusDefinition("speech", "hub", split="test", **arguments)
     try:
-        corpus = load_corpus(definition, streaming=streaming)
+        corpus = load_corpus(run.pin(definition), streaming=streaming)
         rows = list(corpus)
         samples = [len(corpus.read(row)) for row in rows]
         result = dict(texts=[row["text"] for row in rows], samples=samples)
@@ -133,3 +140,38 @@ def test_loose_audio_files_are_read_by_path_or_by_url(tmp_path: Path, hub: Hub) 
     loaded, streamed, again = load_in_new_process(hub, [definition, {**definition, "streaming": True}, definition])
     assert loaded == {"texts": ["Texte 0", "Texte 1", "Texte 2"], "samples": [8000] * 3, "revision": sha, "notes": []}
     assert streamed == again == loaded
+
+
+def test_a_run_reads_the_commit_of_its_first_reading_whatever_becomes_of_the_branch(tmp_path: Path, hub: Hub) -> None:  # noqa: F811
+    write_dataset(tmp_path / "old", make_rows(3))
+    write_dataset(tmp_path / "new", make_rows(2))
+    repo, name, run = "tester/speech", ("dataset", "tester/speech"), RunRevisions(tmp_path / "run")
+    first = hub.add_repo(repo, tmp_path / "old", "dataset").sha
+    asked = CorpusDefinition("speech", "hub", path=repo, split="test", revision="main")
+    assert run.pin(asked) == asked
+    run.keep(asked, first)
+    files = {path.name: hub.make_blob(path, path.suffix == ".parquet") for path in (tmp_path / "new").iterdir()}
+    second = hub.repos[name].commit("main", "shorter", files).sha
+    hub.repos[name].branches["next"] = second
+
+    folder = str(tmp_path / "run")
+    found = load_in_new_process(
+        hub,
+        [
+            {"path": repo, "revision": "main", "run": folder},
+            {"path": repo, "revision": "main", "run": folder, "streaming": True},
+            {"path": repo, "revision": "main", "run": str(tmp_path / "another")},
+            {"path": repo, "revision": "next", "run": folder},
+        ],
+    )
+    assert [(one["revision"], len(one["texts"])) for one in found] == [(first, 3), (first, 3), (second, 2), (second, 2)]
+
+    # A commit, or data on this machine, needs no book.
+    run.keep(replace(asked, name="pinned", revision=first), first)
+    run.keep(replace(asked, name="local"), None)
+    assert set(json.loads((tmp_path / "run" / "revisions.json").read_text())) == {"speech"}
+    (tmp_path / "run" / "revisions.json").write_text("{")
+    with pytest.raises(
+        DataError, match=r"revisions\.json, line 1: not JSON .*delete the file to read the newest commits"
+    ):
+        run.pin(asked)
