@@ -30,6 +30,11 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def has_vnni() -> bool:
+    """Whether this CPU multiplies bytes in one instruction; results of those that do not are `NAME-without-vnni`."""
+    return bool({"avx512_vnni", "avx_vnni"} & {*describe_environment()["cpu_flags"]})
+
+
 def write_results(name: str, figures: list[dict[str, Any]], private: str = "", **more: Any) -> Path:
     """Write results/NAME.json with the machine, the commit and the command, print the figures, and return the path.
 

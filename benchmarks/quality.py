@@ -4,8 +4,9 @@
 
 `FOLDER/LANGUAGE/manifest.jsonl` hold Common Voice clips; the rest is what `make demo-full` fetches. Spanish, Italian and the
 French prompts are tested on. Portuguese and Dutch are left alone, so that training can be tuned on them. All other speech is
-trained on, studio prompts in the tested languages included; no speaker is in both. Runs the recipe `whisper-base-TARGET` in `bench-quality-TARGET/`, goes on where it stopped,
-and writes benchmarks/results/quality-TARGET.json.
+trained on, studio prompts in the tested languages included; no speaker is in both. Runs the recipe `whisper-base-TARGET` in
+`bench-quality-TARGET/`, goes on where it stopped, and writes benchmarks/results/quality-TARGET.json, on CPUs without VNNI
+quality-TARGET-without-vnni.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from figures import figure, write_results
+from figures import figure, has_vnni, write_results
 
 from qat_plugin import steps
 from qat_plugin.demo.fetch import fetch_all
@@ -138,7 +139,8 @@ def main() -> int:
     steps.run_all(recipe, workspace)
     results = read_results(workspace.results_file)
     figures = summarize(results, options.target)
-    write_results(f"quality-{options.target}", figures, private=str(options.common_voice), **public_results(results))
+    name = f"quality-{options.target}" + ("" if has_vnni() else "-without-vnni")
+    write_results(name, figures, private=str(options.common_voice), **public_results(results))
     return 0
 
 

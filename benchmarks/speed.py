@@ -23,12 +23,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from figures import figure, folder_bytes, write_results
+from figures import figure, folder_bytes, has_vnni, write_results
 from ggml import write_ggml
 
 from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.weights import WHEELS
-from qat_plugin.evaluation.environment import describe_environment, memory_bytes
+from qat_plugin.evaluation.environment import memory_bytes
 
 DATA = Path("demo-data")
 # name: (kind, what it loads, its mode)
@@ -235,15 +235,15 @@ def main() -> int:
         for name, pipe in pipes.items():
             pipe.send("stop")
             found[name].update(pipe.recv())
-    has_vnni = bool({"avx512_vnni", "avx_vnni"} & {*describe_environment()["cpu_flags"]})
-    results = f"speed-{options.threads}-threads" + ("" if has_vnni else "-without-vnni")
+    vnni = has_vnni()
+    results = f"speed-{options.threads}-threads" + ("" if vnni else "-without-vnni")
     figures = []
     for system, over, with_vnni, without in BARS:
         if system in found:
             ratios = [
                 a["rtfx"] / b["rtfx"] for a, b in zip(found[system]["rounds"], found[over]["rounds"], strict=True)
             ]
-            bar = with_vnni if has_vnni else without
+            bar = with_vnni if vnni else without
             figures.append(figure(f"{system} over {over}", statistics.median(ratios), "x", bar, at_least=True))
     for name in [name for name in found if name.startswith(("int8", "int4"))]:
         float_seconds = clip_seconds(found[f"fp32 {name.split()[1]}"])
