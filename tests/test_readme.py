@@ -111,6 +111,18 @@ def test_what_training_wins_is_what_the_benchmark_measured():
     assert "half of what is left to win" in text and abs(won - 0.5) < 0.05
 
 
+def test_what_training_wins_without_vnni_is_what_the_benchmark_measured():
+    results = json.loads((QUALITY.parent / "quality-int4-without-vnni.json").read_text(encoding="utf8"))
+    text = " ".join(README.split())
+    gptq, qat = results["pooled"]["ptq-gptq"]["versus"], results["pooled"]["qat"]["versus"]
+    low, high = (100 * bound for bound in qat["fp"]["interval"])
+    assert (
+        f"GPTQ is {100 * gptq['fp']['difference']:.2f} points from float and the trained model "
+        f"{100 * qat['fp']['difference']:.2f} [{low:+.2f}, {high:+.2f}] (p = {qat['ptq-gptq']['p_value']:.2f} between the two)"
+    ) in text
+    assert not {"avx512_vnni", "avx_vnni"} & {*results["machine"]["cpu_flags"]}
+
+
 def test_what_eight_bits_lose_is_what_the_benchmark_measured():
     results = json.loads((QUALITY.parent / "quality-int8.json").read_text(encoding="utf8"))
     versus, text = results["pooled"]["qat"]["versus"]["fp"], " ".join(README.split())
