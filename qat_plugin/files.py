@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 
@@ -13,3 +14,15 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file aside and rename it: a process that is killed here leaves the old file, never half a one."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf8")
+    scratch.replace(path)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes what all would write alike: under `accelerate launch` they go through the same steps."""
+    return os.environ.get("RANK", "0") == "0"

@@ -23,7 +23,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from qat_plugin.errors import WorkspaceError
+from qat_plugin.files import is_first_process, write_whole
 
 _LITTLE = 16_000_000
 """Bytes; a disk with less is full, where an error does not say it."""
@@ -47,7 +47,7 @@ class Workspace:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.keeps_books = os.environ.get("RANK", "0") == "0"
+        self.keeps_books = is_first_process()
         self._state_file = self.root / "state.json"
         if not self.keeps_books:
             return
@@ -175,10 +175,7 @@ class Workspace:
     def _write(self, state: dict[str, Any]) -> None:
         if not self.keeps_books:
             return
-        # Written aside and renamed: a run that is killed here leaves the old state, never half a file.
-        scratch = self._state_file.with_suffix(".tmp")
-        scratch.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf8")
-        os.replace(scratch, self._state_file)
+        write_whole(self._state_file, json.dumps(state, indent=1, sort_keys=True) + "\n")
 
 
 def _is_of_a_full_disk(error: BaseException, folder: Path) -> bool:

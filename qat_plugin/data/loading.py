@@ -184,7 +184,7 @@ def load_training_corpora(
     data_args: DataArguments,
     *,
     allow_missing_text: bool = False,
-    revisions: RunRevisions | None = None,
+    revisions: RunRevisions,
 ) -> list[Corpus]:
     """The corpora to train on, filtered as the recipe says; of Hub datasets at the commits that the run has read before.
 
@@ -212,7 +212,7 @@ def load_test_corpora(
     data_args: DataArguments,
     evaluation_args: EvaluationArguments,
     *,
-    revisions: RunRevisions | None = None,
+    revisions: RunRevisions,
 ) -> list[Corpus]:
     """The corpora to test on, as `load_training_corpora`. No duration filter: whatever was said is part of the word error rate."""
     return [
@@ -229,9 +229,7 @@ def load_test_corpora(
     ]
 
 
-def _load_for_run(definition: CorpusDefinition, revisions: RunRevisions | None, **options: Any) -> Corpus:
-    if revisions is None:
-        return load_corpus(definition, **options)
+def _load_for_run(definition: CorpusDefinition, revisions: RunRevisions, **options: Any) -> Corpus:
     corpus = load_corpus(revisions.pin(definition), **options)
     revisions.keep(definition, corpus.revision)
     return corpus

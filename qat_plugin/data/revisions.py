@@ -7,17 +7,16 @@ steps or after an interruption, reads that one again.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from qat_plugin.data.corpora import CorpusDefinition
 from qat_plugin.errors import DataError
+from qat_plugin.files import is_first_process, write_whole
 
 
 class RunRevisions:
-    """The commits of one output folder, in its file `revisions.json`: {corpus: {path, revision, commit}}."""
+    """The commits of one output folder, in its file `revisions.json`: {"dataset@branch": commit}."""
 
     def __init__(self, output_dir: str | Path) -> None:
         self._file = Path(output_dir) / "revisions.json"
@@ -27,31 +26,22 @@ class RunRevisions:
 
         Raises `DataError` when the file cannot be read.
         """
-        kept = self._read().get(definition.name)
-        if kept is None or kept != {**_asked(definition), "commit": kept.get("commit")}:
-            return definition
-        return replace(definition, revision=kept["commit"])
+        commit = self._read().get(_asked(definition))
+        return definition if commit is None else replace(definition, revision=commit)
 
     def keep(self, definition: CorpusDefinition, commit: str | None) -> None:
         """Remember that `definition`, as it was given to `pin`, was read at `commit`; of several processes the first one does."""
-        if commit in (None, definition.revision) or os.environ.get("RANK", "0") != "0":
-            return
         kept = self._read()
-        entry = {**_asked(definition), "commit": commit}
-        if kept.get(definition.name) == entry:
+        if commit in (None, definition.revision, kept.get(_asked(definition))) or not is_first_process():
             return
-        scratch = self._file.with_suffix(".tmp")
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(
-            json.dumps({**kept, definition.name: entry}, indent=1, sort_keys=True) + "\n", encoding="utf8"
-        )
-        scratch.replace(self._file)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._file, json.dumps({**kept, _asked(definition): commit}, indent=1, sort_keys=True) + "\n")
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, str]:
         if not self._file.is_file():
             return {}
         try:
-            kept: dict[str, Any] = json.loads(self._file.read_text(encoding="utf8"))
+            kept: dict[str, str] = json.loads(self._file.read_text(encoding="utf8"))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{self._file}, line {error.lineno}: not JSON ({error.msg}); delete the file to read the newest commits"
@@ -59,5 +49,6 @@ class RunRevisions:
         return kept
 
 
-def _asked(definition: CorpusDefinition) -> dict[str, str | None]:
-    return {"path": definition.path, "revision": definition.revision}
+def _asked(definition: CorpusDefinition) -> str:
+    # Not the corpus: one of training and one of validation may share a name.
+    return f"{definition.path}@{definition.revision}"

@@ -87,6 +87,7 @@ from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.normalizer import get_normalizer
 from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, score
 from qat_plugin.evaluation.transcripts import Transcript, read_transcripts
+from qat_plugin.files import write_whole
 
 SCHEMA_VERSION = 1
 BASELINE = FLOAT
@@ -192,9 +193,7 @@ def collect_results(
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:
     """Write results.json; the same results give the same bytes."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf8")
-    scratch.replace(path)
+    write_whole(path, json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qat_plugin.errors import EvaluationError
+from qat_plugin.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +101,7 @@ class TranscriptFile:
     def finish(self, transcripts: Sequence[Transcript]) -> None:
         """Mark the file complete. Lines that are not among `transcripts` (of rows that the corpus lost) are dropped."""
         if list(transcripts) != self._lines:
-            scratch = self.path.with_suffix(".tmp")
-            scratch.write_text("".join(map(_to_line, transcripts)), encoding="utf8")
-            scratch.replace(self.path)
+            write_whole(self.path, "".join(map(_to_line, transcripts)))
         self._set_settings(complete=True)
 
     def _set_aside_if_changed(self) -> None:
@@ -139,10 +138,8 @@ class TranscriptFile:
         return self.path.with_suffix(f".{digest}.jsonl")
 
     def _set_settings(self, *, complete: bool) -> None:
-        scratch = self._settings_path.with_suffix(".tmp")
         text = json.dumps({"complete": complete, "settings": self._settings}, ensure_ascii=False, indent=1)
-        scratch.write_text(text + "\n", encoding="utf8")
-        scratch.replace(self._settings_path)
+        write_whole(self._settings_path, text + "\n")
 
 
 def _is_of(transcript: Transcript, row: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from qat_plugin.data.encoding import SampleEncoder, set_language
 from qat_plugin.data.features import TrainingDataset, training_dataset
 from qat_plugin.data.joining import Clip, join_neighbours
 from qat_plugin.data.loading import load_training_corpora
+from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.data.speed import perturb_speed
 from qat_plugin.errors import DataError
 from qat_plugin.recipe import DataArguments
@@ -34,7 +35,9 @@ def make(
 ) -> TrainingDataset:
     data = data or DataArguments()
     without_text = options.get("allow_missing_text", False)
-    corpora = load_training_corpora([str(path) for path in paths], data, allow_missing_text=without_text)
+    corpora = load_training_corpora(
+        [str(path) for path in paths], data, allow_missing_text=without_text, revisions=RunRevisions("out")
+    )
     settings = {"language": "french", "task": "transcribe", "max_label_length": 448, **options}
     dataset = training_dataset(corpora, processor, data, **settings)
     assert isinstance(dataset, TrainingDataset)

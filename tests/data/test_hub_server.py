@@ -22,16 +22,24 @@ from qat_plugin.errors import DataError
 # A process of its own: datasets reads the endpoint when it is imported.
 PROGRAM = """
 import json, sys
+from pathlib import Path
 from qat_plugin.data.corpora import CorpusDefinition
-from qat_plugin.data.loading import load_corpus
+from qat_plugin.data.loading import load_corpus, load_training_corpora
 from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.errors import DataError
+from qat_plugin.recipe import DataArguments
 
 for arguments in json.loads(sys.argv[1]):
-    streaming, run = arguments.pop("streaming", False), RunRevisions(arguments.pop("run", "."))
+    streaming, run = arguments.pop("streaming", False), arguments.pop("run", None)
     definition = CorpusDefinition("speech", "hub", split="test", **arguments)
     try:
-        corpus = load_corpus(run.pin(definition), streaming=streaming)
+        if run is None:
+            corpus = load_corpus(definition, streaming=streaming)
+        else:
+            file = Path(run).with_name("speech.json")
+            file.write_text(json.dumps(dict(arguments, source="hub", split="test")))
+            data = DataArguments(streaming=streaming)
+            (corpus,) = load_training_corpora([str(file)], data, revisions=RunRevisions(run))
         rows = list(corpus)
         samples = [len(corpus.read(row)) for row in rows]
         result = dict(texts=[row["text"] for row in rows], samples=samples)
@@ -149,12 +157,13 @@ def test_a_run_reads_the_commit_of_its_first_reading_whatever_becomes_of_the_bra
     first = hub.add_repo(repo, tmp_path / "old", "dataset").sha
     asked = CorpusDefinition("speech", "hub", path=repo, split="test", revision="main")
     assert run.pin(asked) == asked
-    run.keep(asked, first)
+    folder = str(tmp_path / "run")
+    (before,) = load_in_new_process(hub, [{"path": repo, "revision": "main", "run": folder}])
+    assert before["revision"] == first and run.pin(asked) == replace(asked, revision=first)
     files = {path.name: hub.make_blob(path, path.suffix == ".parquet") for path in (tmp_path / "new").iterdir()}
     second = hub.repos[name].commit("main", "shorter", files).sha
     hub.repos[name].branches["next"] = second
 
-    folder = str(tmp_path / "run")
     found = load_in_new_process(
         hub,
         [
@@ -167,9 +176,10 @@ def test_a_run_reads_the_commit_of_its_first_reading_whatever_becomes_of_the_bra
     assert [(one["revision"], len(one["texts"])) for one in found] == [(first, 3), (first, 3), (second, 2), (second, 2)]
 
     # A commit, or data on this machine, needs no book.
-    run.keep(replace(asked, name="pinned", revision=first), first)
-    run.keep(replace(asked, name="local"), None)
-    assert set(json.loads((tmp_path / "run" / "revisions.json").read_text())) == {"speech"}
+    run.keep(replace(asked, revision=first), first)
+    run.keep(replace(asked, path="elsewhere"), None)
+    kept = json.loads((tmp_path / "run" / "revisions.json").read_text())
+    assert kept == {f"{repo}@main": first, f"{repo}@next": second}
     (tmp_path / "run" / "revisions.json").write_text("{")
     with pytest.raises(
         DataError, match=r"revisions\.json, line 1: not JSON .*delete the file to read the newest commits"

@@ -13,6 +13,7 @@ from synthetic_speech import make_corpus, strongest_frequency, write_jsonl, writ
 
 from qat_plugin.data.corpora import CorpusDefinition, data_definition
 from qat_plugin.data.loading import Corpus, load_corpus, load_test_corpora, load_training_corpora
+from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.data.rows import RowFilter
 from qat_plugin.errors import DataError
 from qat_plugin.recipe import DataArguments, EvaluationArguments
@@ -282,15 +283,18 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
 def test_recipe_fields_reach_the_filters(tmp_path: Path) -> None:
     path = make_corpus(tmp_path / "c", [{"seconds": 0.3, "text": "un deux"}, {"seconds": 1.5}, {"seconds": 0.6}])
     data = DataArguments(min_duration_in_seconds=0.5, max_duration_in_seconds=1.0)
-    (train,) = load_training_corpora([str(path)], data)
+    run = RunRevisions(tmp_path / "out")
+    (train,) = load_training_corpora([str(path)], data, revisions=run)
     assert [row["duration"] for row in train] == [0.6]
-    (test,) = load_test_corpora([str(path)], data, EvaluationArguments(min_eval_words=2, max_eval_samples=2))
+    (test,) = load_test_corpora(
+        [str(path)], data, EvaluationArguments(min_eval_words=2, max_eval_samples=2), revisions=run
+    )
     assert len(test) == 2  # durations are not filtered in test corpora
     write_tone(tmp_path / "n" / "a.wav")
     bare = write_jsonl(tmp_path / "n" / "n.jsonl", [{"audio": "a.wav"}])
-    assert len(load_training_corpora([str(bare)], data, allow_missing_text=True)[0]) == 1
+    assert len(load_training_corpora([str(bare)], data, allow_missing_text=True, revisions=run)[0]) == 1
     with pytest.raises(DataError, match="no text column"):
-        load_training_corpora([str(bare)], data)
+        load_training_corpora([str(bare)], data, revisions=run)
 
 
 def test_stereo_file_longer_than_the_window_is_kept_whole_for_tests(tmp_path: Path) -> None:

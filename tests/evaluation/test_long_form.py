@@ -11,6 +11,7 @@ from fakes import FakeModel, exported_folder
 from synthetic_speech import wav_bytes
 
 from qat_plugin.data.loading import load_test_corpora
+from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.evaluation.decoder import LongForm
 from qat_plugin.evaluation.report import render_report
 from qat_plugin.evaluation.results import collect_results
@@ -47,7 +48,12 @@ def test_long_recordings_of_a_named_corpus_are_heard_to_their_end(
     name: str, long_form: LongForm, tmp_path: Path, tiny_whisper_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (corpus,) = load_test_corpora([str(lay_down(name, tmp_path / "rows"))], DataArguments(), EvaluationArguments())
+    (corpus,) = load_test_corpora(
+        [str(lay_down(name, tmp_path / "rows"))],
+        DataArguments(),
+        EvaluationArguments(),
+        revisions=RunRevisions(tmp_path),
+    )
     folder = exported_folder(tmp_path, tiny_whisper_dir, "qat")
     model = FakeModel(folder, SAID)
     path = evaluate_arm(
