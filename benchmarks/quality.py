@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from qat_plugin.demo.run import fast_precision
 from qat_plugin.errors import QATError
 from qat_plugin.evaluation.results import read_results
 from qat_plugin.publishing.privacy import public_results
+from qat_plugin.recipe import Recipe
 from qat_plugin.recipe_loading import load_recipe
 
+DATA = Path("demo-data")
 TESTED, CHOSEN_ON = ("es", "it"), ("pt", "nl")
 PROMPTS, TRAINED_ON = "asterisk_fr", ("tuxpaint_fr", "asterisk_en", "asterisk_es", "asterisk_it", "asterisk_ru")
 ARMS = {
@@ -107,6 +110,27 @@ def held_back_speech(common_voice: Path) -> tuple[list[Path], list[Path]]:
     return of_trained, of_chosen
 
 
+def quality_recipe(common_voice: Path, target: str, arms: Sequence[str], overrides: Sequence[str]) -> Recipe:
+    """The recipe `whisper-base-TARGET` on this speech."""
+    train, _ = held_back_speech(common_voice)
+    train += [DATA / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
+    test = [common_voice / name / "manifest.jsonl" for name in TESTED]
+    test.append(DATA / "speech" / PROMPTS / "manifest.jsonl")
+    return load_recipe(
+        f"whisper-base-{target}",
+        [
+            *("--model_name_or_path", str(DATA / "whisper-base"), "--base_model", "openai/whisper-base"),
+            *("--train_corpora", "--train_data", *map(str, train)),
+            *("--corpora", "--test_data", *map(str, test)),
+            *("--arms", *arms),
+            *("--join_to_seconds", "12", "--output_dir", f"bench-quality-{target}"),
+            *STEPS[target],
+            *fast_precision(),
+            *overrides,
+        ],
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--common_voice", type=Path, required=True, help="folder of LANGUAGE/manifest.jsonl")
@@ -116,25 +140,8 @@ def main() -> int:
     needed = {"fp", "qat", "ptq-gptq"}
     if not needed.issubset(options.arms or needed):
         parser.error(f"--arms needs {', '.join(sorted(needed))}, which the figures compare")
-    data = Path("demo-data")
-    fetch_all(data, full=True)
-    train, _ = held_back_speech(options.common_voice)
-    train += [data / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
-    test = [options.common_voice / name / "manifest.jsonl" for name in TESTED]
-    test.append(data / "speech" / PROMPTS / "manifest.jsonl")
-    recipe = load_recipe(
-        f"whisper-base-{options.target}",
-        [
-            *("--model_name_or_path", str(data / "whisper-base"), "--base_model", "openai/whisper-base"),
-            *("--train_corpora", "--train_data", *map(str, train)),
-            *("--corpora", "--test_data", *map(str, test)),
-            *("--arms", *(options.arms or ARMS[options.target])),
-            *("--join_to_seconds", "12", "--output_dir", f"bench-quality-{options.target}"),
-            *STEPS[options.target],
-            *fast_precision(),
-            *overrides,
-        ],
-    )
+    fetch_all(DATA, full=True)
+    recipe = quality_recipe(options.common_voice, options.target, options.arms or ARMS[options.target], overrides)
     workspace = steps.open_workspace(recipe)
     steps.run_all(recipe, workspace)
     results = read_results(workspace.results_file)

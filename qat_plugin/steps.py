@@ -26,12 +26,13 @@ from qat_plugin.workspace import Workspace, say
 if TYPE_CHECKING:
     from qat_plugin.data.overlap import OverlapReport
 
-# Training arguments that change what is shown or kept on the way, not what is trained.
+# Training arguments that change what is shown or kept on the way, or which device computes, not what is trained: what a GPU
+# has trained is measured on CPUs.
 _UNDECIDING = (
     "output_dir", "logging_", "log_", "save_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub",
     "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
-    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size",
+    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "use_cpu",
 )  # fmt: skip
 
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}

@@ -216,6 +216,13 @@ def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe)
     assert training_inputs(newer) != training_inputs(loaded)
 
 
+def test_what_a_gpu_has_trained_is_measured_on_a_cpu(recipe):
+    loaded = load_recipe(str(recipe), [])
+    elsewhere = load_recipe(str(recipe), ["--use_cpu", "false"])
+    assert loaded.training.use_cpu and not elsewhere.training.use_cpu
+    assert training_inputs(loaded) == training_inputs(elsewhere)
+
+
 def test_export_before_training_says_what_to_do(recipe, tmp_path, capsys):
     assert main(["evaluate", str(recipe), "--output_dir", str(tmp_path / "new")]) == 1
     assert "run the step 'export' first" in capsys.readouterr().err

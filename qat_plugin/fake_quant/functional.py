@@ -20,7 +20,7 @@ from torch import Tensor
 
 from qat_plugin.fake_quant.schemes import WeightScheme
 
-# Elements handled at once: small enough that the half dozen passes over a chunk stay in the processor's cache.
+# Elements handled at once on a CPU: small enough that the half dozen passes over a chunk stay in the processor's cache.
 _CHUNK_ELEMENTS = 1 << 18
 
 
@@ -108,6 +108,9 @@ class _FakeQuantizeWeight(torch.autograd.Function):
 
 
 def _chunks(grouped: Tensor) -> list[slice]:
+    if grouped.device.type != "cpu":
+        # A GPU has no use for small pieces: each pass over one is a kernel to launch.
+        return [slice(None)]
     rows = max(1, _CHUNK_ELEMENTS * grouped.shape[0] // max(1, grouped.numel()))
     return [slice(start, start + rows) for start in range(0, grouped.shape[0], rows)]
 

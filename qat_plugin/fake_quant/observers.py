@@ -96,7 +96,7 @@ def search_mse(weight: Tensor, scheme: WeightScheme, importance: Tensor | None =
 def two_level_scale(weight: Tensor, scheme: WeightScheme, groups_scale: Tensor, points: Tensor) -> WeightScale:
     """The scale of two levels nearest to what another method found for each group, `(out, groups)`, alone."""
     groups = weight.reshape(*groups_scale.shape, -1)
-    ones = torch.ones(1, *groups.shape[1:])
+    ones = torch.ones(1, *groups.shape[1:], device=weight.device)
     scale, point, multiplier = _search_multipliers(groups, groups_scale, points.float(), scheme, "mse", ones)
     return WeightScale(scale, point.to(torch.uint8), multiplier.to(torch.uint8))
 
