@@ -39,7 +39,7 @@ TRAININGS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "distillation": (False, ()),
     "QAT with distillation": (True, ()),
 }
-BATCH, STEPS, WARM, ROUNDS = 32, 12, 4, 2
+BATCH, STEPS, WARM, ROUNDS = 32, 10, 4, 1
 
 
 class _Heard(Dataset[dict[str, Any]]):
@@ -77,7 +77,8 @@ def _train(training: str, precision: str, heard: _Heard | None, folder: Path) ->
             *("--train_corpora", "--train_data", *(str(DATA / "speech" / name / "manifest.jsonl") for name in SPEECH)),
             *("--join_to_seconds", "12", "--per_device_train_batch_size", str(BATCH), "--max_steps", str(STEPS)),
             *("--warmup_steps", "2", "--save_strategy", "no", "--logging_steps", str(STEPS), "--disable_tqdm", "true"),
-            *("--dataloader_num_workers", "4", "--calibration_samples", "16"),
+            *("--dataloader_num_workers", "4", "--calibration_samples", "0"),
+            *("--initial_rounding", "nearest"),
             *PRECISIONS[precision],
             *changes,
         ],

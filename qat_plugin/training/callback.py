@@ -137,6 +137,9 @@ class QATCallback(TrainerCallback):
                 "teacher. Start with `accelerate launch`, a process for each GPU, or show one, as in CUDA_VISIBLE_DEVICES=0"
             )
         check_trainable(model)
+        if self.encoder_context is not None and args.device.type == "cuda":
+            # cuDNN's attention prepares for every new length, which takes longer than a step, and here each batch has its own.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         if self.quantizer is None:
             return
         if args.learning_rate <= 0:
