@@ -61,10 +61,11 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     groups: list[Any] = [recipe.model, recipe.quantization, recipe.distillation]
     inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
     inputs |= {**training_speech(recipe.data), "language": language_code(recipe.model.language)}
-    # Of the Trainer's own fields those that the recipe sets: another version of transformers has others, and the run is the same.
-    defaults = {field.name: field.default for field in dataclasses.fields(recipe.training)}
+    # Of the Trainer's own fields those that the recipe sets: another version of transformers has others, or other defaults, and
+    # the run is the same. Beside arguments of which nothing is set, for some fields are changed when they are made.
+    unset = type(recipe.training)(output_dir="unset", use_cpu=recipe.training.use_cpu).to_dict()
     for name, value in recipe_to_dict(recipe).items():
-        if name in defaults and value != defaults[name] and not name.startswith(_UNDECIDING):
+        if name in unset and value != unset[name] and not name.startswith(_UNDECIDING):
             inputs[name] = value
     return inputs
 
