@@ -18,7 +18,7 @@ from qat_plugin.evaluation.transcripts import Transcript
 from qat_plugin.prompt import language_and_task
 from qat_plugin.runtime import chunks
 from qat_plugin.runtime.features import extract_features
-from qat_plugin.runtime.logits import LoopGuard
+from qat_plugin.runtime.logits import LoopGuard, end_of_text
 
 Audio = NDArray[np.float32]
 LongForm = Literal["sequential", "chunked"]
@@ -67,7 +67,7 @@ class Decoder:
         """`config`, `generation_config`: those of the model that `open_model` gives, with its processor."""
         self._open_model = open_model
         self._limit: int = config.max_target_positions
-        self._end: int = generation_config.eos_token_id
+        self._end = end_of_text(generation_config)
         self._language, self._task = language, task
         self._loop_guard, self._long_form = loop_guard, long_form
         self._arguments: dict[str, Any] = {

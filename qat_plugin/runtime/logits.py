@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 from transformers.generation import SuppressTokensAtBeginLogitsProcessor, SuppressTokensLogitsProcessor
 
 from qat_plugin.repetition import MIN_UNITS, ends_in_loop
@@ -86,6 +87,11 @@ class LoopGuard(InPlaceProcessor):
         Only text counts: Whisper's special tokens and times have the ids from the end token's on.
         """
         return ends_in_loop([token for token in tokens if token < eos_token_id])
+
+
+def end_of_text(generation_config: GenerationConfig) -> int:
+    """The token that ends a transcript. Some versions of transformers' Trainer save a list of such tokens; of several, the first id."""
+    return int(np.min(generation_config.eos_token_id))
 
 
 def without_waste(processor: LogitsProcessor, vocab_size: int) -> LogitsProcessor:

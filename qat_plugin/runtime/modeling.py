@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList, WhisperConfig
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
@@ -17,7 +16,7 @@ from qat_plugin.errors import ModelError
 from qat_plugin.memory import return_freed_memory
 from qat_plugin.runtime.files import ModelFiles, find_model_files
 from qat_plugin.runtime.greedy import is_plain_greedy, search_greedily
-from qat_plugin.runtime.logits import LoopGuard, without_waste
+from qat_plugin.runtime.logits import LoopGuard, end_of_text, without_waste
 from qat_plugin.runtime.sessions import DecoderCache, DecoderSession, EncoderSession
 from qat_plugin.runtime.threads import one_torch_thread
 
@@ -270,7 +269,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         processors = list(found or [])
         if self._guards_loops and generation_config.eos_token_id is not None:
             # Last, so that nothing takes the end token away again.
-            processors.append(LoopGuard(int(np.min(generation_config.eos_token_id)), begin_index))
+            processors.append(LoopGuard(end_of_text(generation_config), begin_index))
         return processors or None
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
@@ -283,8 +282,8 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         _, _, _, generation_config, *_ = args
         if self._guards_loops and generation_config.compression_ratio_threshold is not None and not should_skip:
             # Cut short, a loop no longer has the compression ratio that would tell it.
-            eos_token_id = int(np.min(generation_config.eos_token_id))
-            needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), eos_token_id)
+            end = end_of_text(generation_config)
+            needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), end)
         return needs_fallback, should_skip
 
     def _expand_inputs_for_generation(

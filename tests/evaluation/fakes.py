@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig, WhisperProcessor
 
 from qat_plugin.evaluation.transcripts import Transcript, TranscriptFile
+from qat_plugin.runtime.logits import end_of_text
 
 REFERENCES = ["bonjour à tous", "merci", "il fait beau", "au revoir", "un deux trois"]
 
@@ -67,7 +68,7 @@ class FakeModel:
     def generate(self, input_features: torch.Tensor, **arguments: Any) -> dict[str, Any]:
         heard = [self._replies[self._pitch(features)] for features in input_features]
         self.calls.append({"features": tuple(input_features.shape), "heard": heard, **arguments})
-        end = self.generation_config.eos_token_id
+        end = end_of_text(self.generation_config)
         sequences = []
         segments = []
         for text in heard:
