@@ -137,6 +137,10 @@ class QATCallback(TrainerCallback):
                 "teacher. Start with `accelerate launch`, a process for each GPU, or show one, as in CUDA_VISIBLE_DEVICES=0"
             )
         check_trainable(model)
+        end = model.generation_config.eos_token_id
+        if isinstance(end, list) and len(end) == 1:
+            # transformers 5.17's Trainer makes a list of it, with which Whisper's own timestamps fail.
+            model.generation_config.eos_token_id = end[0]
         if self.encoder_context is not None and args.device.type == "cuda":
             # cuDNN's attention prepares for every new length, which takes longer than a step, and here each batch has its own.
             torch.backends.cuda.enable_cudnn_sdp(False)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError, QuantizationError
@@ -71,6 +77,16 @@ def test_checkpoints_load_in_plain_transformers_without_missing_or_unexpected_ke
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     vanilla = load_file(tiny_whisper_dir / "model.safetensors")
     assert load_file(tmp_path / "checkpoint-2" / "model.safetensors").keys() == vanilla.keys()
+
+
+@pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
+def test_a_checkpoint_has_one_end_token_not_a_list(tiny_whisper_dir, tmp_path, kind):
+    """Some versions of the Trainer make the list, which Whisper's own timestamps cannot read."""
+    trainer = make_trainer(tiny_whisper_dir, tmp_path, kind, max_steps=1, save_steps=1)
+    end = trainer.model.generation_config.eos_token_id
+    trainer.model.generation_config.eos_token_id = [end]
+    trainer.train()
+    assert GenerationConfig.from_pretrained(tmp_path / "checkpoint-1").eos_token_id == end
 
 
 def test_training_changes_weights_scales_and_integers_and_lowers_the_loss(tiny_whisper_dir, tmp_path):
