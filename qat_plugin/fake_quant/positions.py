@@ -18,15 +18,19 @@ _HALF_PRECISION = 5e-4
 
 
 def inverse_timescales(channels: int) -> Tensor:
-    """Angle from one position to the next for each pair of channels, float32 `(channels / 2,)`."""
+    """Angle from one position to the next for each pair of channels, float32 `(channels / 2,)`.
+
+    Computed in float64: what float32 makes of it differs from machine to machine, and the last of 1500 positions multiplies
+    the difference, so that what one has trained the other would not know for the formula.
+    """
     count = channels // 2
-    return torch.exp(-math.log(_TIMESCALE) / (count - 1) * torch.arange(count, dtype=torch.float32))
+    return torch.exp(-math.log(_TIMESCALE) / (count - 1) * torch.arange(count, dtype=torch.float64)).float()
 
 
 def sinusoids(length: int, channels: int) -> Tensor:
     """Sines, then cosines, of `position * inverse_timescales`: float32 `(length, channels)` (Vaswani et al., 2017)."""
     angles = torch.arange(length, dtype=torch.float32).unsqueeze(1) * inverse_timescales(channels)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([angles.double().sin(), angles.double().cos()], dim=1).float()
 
 
 def are_sinusoids(table: Tensor, tolerance: float = 1e-6) -> bool:

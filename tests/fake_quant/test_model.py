@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from qat_plugin.fake_quant import (
 )
 from qat_plugin.fake_quant.functional import dequantize
 from qat_plugin.fake_quant.observers import WeightScale, search_mse
-from qat_plugin.fake_quant.positions import sinusoids
+from qat_plugin.fake_quant.positions import inverse_timescales, sinusoids
 from qat_plugin.models import load_fake_quant, load_whisper
 
 EMBEDDING = "model.decoder.embed_tokens"
@@ -166,6 +167,15 @@ def test_positions_that_are_sinusoids_become_exact_and_stand_still(model):
     names = prepare(model, get_target("int4"))
     assert torch.equal(table, exact) and not table.requires_grad
     assert "model.encoder.embed_positions" not in names
+
+
+def test_positions_are_the_formula_rounded_once():
+    """Whatever the machine: one that trains and one that exports have to agree."""
+    steps = np.exp(-np.log(10000.0) / 255 * np.arange(256)).astype(np.float32)
+    assert np.array_equal(inverse_timescales(512).numpy(), steps)
+    angles = (np.arange(1500, dtype=np.float32)[:, None] * steps).astype(np.float64)
+    formula = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    assert np.abs(sinusoids(1500, 512).numpy() - formula).max() <= 2.0**-24
 
 
 def test_other_positions_are_stored(model):
