@@ -6,7 +6,8 @@
 French prompts are tested on. Portuguese and Dutch are left alone, so that training can be tuned on them. All other speech is
 trained on, studio prompts in the tested languages included; no speaker is in both. Runs the recipe `whisper-base-TARGET` in
 `bench-quality-TARGET/`, goes on where it stopped, and writes benchmarks/results/quality-TARGET.json, on CPUs without VNNI
-quality-TARGET-without-vnni.json.
+quality-TARGET-without-vnni.json. What another machine has trained in that folder, as one with a GPU (here `--use_cpu true`
+then), has `-trained-elsewhere` in its name.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def main() -> int:
     steps.run_all(recipe, workspace)
     results = read_results(workspace.results_file)
     figures = summarize(results, options.target)
-    name = f"quality-{options.target}" + ("" if has_vnni() else "-without-vnni")
+    elsewhere = results["training"]["device"] != results["environment"]["cpu"]
+    name = f"quality-{options.target}{'-trained-elsewhere' if elsewhere else ''}{'' if has_vnni() else '-without-vnni'}"
     write_results(name, figures, private=str(options.common_voice), **public_results(results))
     return 0
 

@@ -135,6 +135,24 @@ def test_what_eight_bits_lose_is_what_the_benchmark_measured():
     assert low < 0 < high
 
 
+def test_what_a_step_takes_on_a_gpu_is_what_the_benchmark_measured():
+    results = json.loads((QUALITY.parent / "gpu.json").read_text(encoding="utf8"))
+    seconds, text = results["seconds_a_step"], " ".join(README.split())
+
+    def cost(precision: str) -> list[str]:
+        step = seconds[f"QAT with distillation, {precision}"]
+        others = (seconds[f"{training}, {precision}"] for training in ("fine-tuning", "distillation"))
+        return [f"{step:.2f}", *(f"{step / other:.1f}" for other in others)]
+
+    (half, over_plain, over_distillation), full = cost("bf16"), cost("float32")
+    assert (
+        f"on {results['batch']} clips takes {half} s in bf16, {over_plain} times as long as plain fine-tuning and "
+        f"{over_distillation} times as long as distillation"
+    ) in text
+    assert f"in float32 {full[0]} s, {full[1]} and {full[2]} times as long" in text
+    assert "H100" in results["gpu"] and results["figures"][0]["value"] == 100.0
+
+
 def test_speeds_are_those_of_the_benchmark():
     results = json.loads((QUALITY.parent / "speed-2-threads.json").read_text(encoding="utf8"))
     ratio, text = {entry["name"]: entry["value"] for entry in results["figures"]}, " ".join(README.split())
