@@ -75,14 +75,13 @@ def dequantize(integers: Tensor, scale: Tensor, zero_point: Tensor | None) -> Te
 
 
 class _FakeQuantizeWeight(torch.autograd.Function):
-    """Quantize-dequantize with the gradients of LSQ; nothing but its inputs is kept for the backward pass."""
+    """Quantize-dequantize with the gradients of LSQ; of its size, nothing but its inputs is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: WeightScheme) -> Tensor:
-        ctx.save_for_backward(weight, scale, zero_point)
-        ctx.scheme = scheme
+        ctx.save_for_backward(weight, scale)
         grouped, steps = _grouped(weight, scale), scale.unsqueeze(-1)
-        low, high = _limits(scheme, zero_point)
+        ctx.limits = low, high = _limits(scheme, zero_point)
         out = torch.empty_like(grouped)
         for rows in _chunks(grouped):
             part = torch.div(grouped[rows], steps[rows], out=out[rows]).round_()
@@ -91,9 +90,9 @@ class _FakeQuantizeWeight(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        weight, scale, zero_point = ctx.saved_tensors
+        weight, scale = ctx.saved_tensors
         grouped, steps = _grouped(weight, scale), scale.unsqueeze(-1)
-        low, high = _limits(ctx.scheme, zero_point)
+        low, high = ctx.limits
         grad = _grouped(grad.contiguous(), scale)
         grad_weight, grad_scale = torch.empty_like(grouped), torch.empty_like(scale)
         for rows in _chunks(grouped):
