@@ -19,6 +19,8 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from qat_plugin.fake_quant.positions import sharpen_positions
+
 VOCAB_SIZE = 256 + 1 + 1 + len(LANGUAGES) + 6 + 1501
 
 
@@ -62,6 +64,8 @@ def save_tiny_whisper(folder: Path, seed: int = 0, max_target_positions: int = 4
         suppress_tokens=None, **ids,
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config)
+    # Transformers' own are the formula in float32, and would not be equal before and after quantization.
+    sharpen_positions(model.model.encoder.embed_positions.weight)
     model.generation_config = GenerationConfig(
         max_length=max_target_positions, is_multilingual=True, no_timestamps_token_id=token("<|notimestamps|>"),
         prev_sot_token_id=token("<|startofprev|>"), max_initial_timestamp_index=50, return_timestamps=False,
