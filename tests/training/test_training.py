@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from transformers import (
     GenerationConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TrainerControl,
+    TrainerState,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -77,6 +80,18 @@ def test_checkpoints_load_in_plain_transformers_without_missing_or_unexpected_ke
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     vanilla = load_file(tiny_whisper_dir / "model.safetensors")
     assert load_file(tmp_path / "checkpoint-2" / "model.safetensors").keys() == vanilla.keys()
+
+
+@pytest.mark.parametrize("context", [EncoderContext(), None])
+def test_on_a_gpu_no_attention_prepares_for_every_new_length(tiny_whisper_dir, context):
+    model, qat = load_whisper(tiny_whisper_dir), QATCallback("int4", encoder_context=context)
+    qat.prepare(model)
+    args = SimpleNamespace(device=torch.device("cuda"), n_gpu=1, learning_rate=1e-3)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    qat.on_train_begin(args, TrainerState(), TrainerControl(), model)
+    kept = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    assert kept is (context is None)
 
 
 @pytest.mark.parametrize("kind", [QATTrainer, Seq2SeqTrainer])
