@@ -16,22 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from figures import RESULTS, folder_bytes, write_results
+from figures import RESULTS, folder_bytes, run, write_results
 from quality import TRAINED_ON, held_back_speech
 
 from qat_plugin import steps
 from qat_plugin.arms import ARMS
 from qat_plugin.demo.fetch import fetch_all
-from qat_plugin.demo.run import fast_precision
+from qat_plugin.demo.run import DATA_DIR, fast_precision
 from qat_plugin.encoder_context import encoder_context_of
-from qat_plugin.errors import QATError
 from qat_plugin.evaluation.bootstrap import paired_difference
 from qat_plugin.export.writer import export_onnx
 from qat_plugin.fake_quant import read_checkpoint
@@ -74,16 +72,14 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 FRENCH_ONLY = "French prompts alone"
 
 
-def _recipe(
-    name: str, train: list[Path], french: Path, measured: list[Path], data: Path, overrides: list[str]
-) -> Recipe:
+def _recipe(name: str, train: list[Path], french: Path, measured: list[Path], overrides: list[str]) -> Recipe:
     arm, changes = ROWS[name]
     speech = [french] if name == FRENCH_ONLY else train
     folder = "".join(char if char.isalnum() else "-" for char in name)
     return load_recipe(
         "whisper-base-int4",
         [
-            *("--model_name_or_path", str(data / "whisper-base"), "--output_dir", f"bench-ablation/{folder}"),
+            *("--model_name_or_path", str(DATA_DIR / "whisper-base"), "--output_dir", f"bench-ablation/{folder}"),
             *("--train_corpora", "--train_data", *map(str, speech), "--corpora", "--arms", arm),
             *("--test_data", *map(str, measured)),
             *("--join_to_seconds", "12", "--calibration_samples", "48", "--per_device_train_batch_size", "4"),
@@ -171,11 +167,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--common_voice", type=Path, required=True, help="folder of LANGUAGE/manifest.jsonl")
     options, overrides = parser.parse_known_args()
-    data = Path("demo-data")
-    fetch_all(data, full=True)
+    fetch_all(DATA_DIR, full=True)
     train, measured = held_back_speech(options.common_voice)
-    prompts = [data / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
-    recipes = {name: _recipe(name, [*train, *prompts], prompts[0], measured, data, overrides) for name in ROWS}
+    prompts = [DATA_DIR / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
+    recipes = {name: _recipe(name, [*train, *prompts], prompts[0], measured, overrides) for name in ROWS}
     batches, answers = _measured_on(recipes[AS_SHIPPED], measured)
     rows = {name: _measure(name, recipe, batches, answers) for name, recipe in recipes.items()}
     summary = _summarize(rows, [len(answer) for answer in answers])
@@ -188,7 +183,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QATError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from qat_plugin.errors import QATError
 from qat_plugin.evaluation.environment import describe_environment, git_commit
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,3 +60,11 @@ def write_results(name: str, figures: list[dict[str, Any]], private: str = "", *
         print(f"{verdict} {entry['name']}: {entry['value']:.6g} {entry['unit']} ({entry['bar']})")
     print(f"written: {path}")
     return path
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Exit as `main` says; of an error that its user can mend, only what it tells is shown."""
+    try:
+        sys.exit(main())
+    except QATError as error:
+        sys.exit(f"error: {error}")

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py
 
-Whisper base on the speech of `make demo-full`, joined to 12 s, in float32, bf16 and fp16. The order of the trainings is
-shuffled from round to round, and a step counts by its median. Writes benchmarks/results/gpu.json.
+Whisper base on the speech of `make demo-full`, joined to 12 s, in float32, bf16 and fp16, in shuffled order. A step counts
+by its median. Writes benchmarks/results/gpu.json.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from figures import figure, write_results
+from figures import figure, run, write_results
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from qat_plugin.demo.fetch import fetch_all
+from qat_plugin.demo.run import DATA_DIR
 from qat_plugin.errors import QATError
 from qat_plugin.fake_quant import fake_quant_layers
 from qat_plugin.models import load_fake_quant
@@ -30,7 +30,6 @@ from qat_plugin.recipe_loading import load_recipe
 from qat_plugin.training.run import make_trainer
 from qat_plugin.training.sensitivity import label_logits
 
-DATA = Path("demo-data")
 SPEECH = ("tuxpaint_fr", "asterisk_en")
 PRECISIONS: dict[str, tuple[str, ...]] = {"float32": (), "bf16": ("--bf16", "true"), "fp16": ("--fp16", "true")}
 # Whether it is quantized, and what the recipe is changed in.
@@ -39,7 +38,7 @@ TRAININGS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "distillation": (False, ()),
     "QAT with distillation": (True, ()),
 }
-BATCH, STEPS, WARM, ROUNDS = 32, 10, 4, 1
+BATCH, STEPS, WARM = 32, 10, 4
 
 
 class _Heard(Dataset[dict[str, Any]]):
@@ -68,13 +67,18 @@ class _StepTimes(TrainerCallback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-def _train(training: str, precision: str, heard: _Heard | None, folder: Path) -> tuple[Any, _StepTimes, _Heard]:
+def _train(training: str, precision: str, heard: _Heard | None, folder: Path) -> tuple[Any, float]:
+    """The trainer, when it is done, and the seconds of a step; the first one's dataset is `heard` by the next."""
     quantized, changes = TRAININGS[training]
     recipe = load_recipe(
         "whisper-base-int4",
         [
-            *("--model_name_or_path", str(DATA / "whisper-base"), "--output_dir", str(folder)),
-            *("--train_corpora", "--train_data", *(str(DATA / "speech" / name / "manifest.jsonl") for name in SPEECH)),
+            *("--model_name_or_path", str(DATA_DIR / "whisper-base"), "--output_dir", str(folder)),
+            *(
+                "--train_corpora",
+                "--train_data",
+                *(str(DATA_DIR / "speech" / name / "manifest.jsonl") for name in SPEECH),
+            ),
             *("--join_to_seconds", "12", "--per_device_train_batch_size", str(BATCH), "--max_steps", str(STEPS)),
             *("--warmup_steps", "2", "--save_strategy", "no", "--logging_steps", str(STEPS), "--disable_tqdm", "true"),
             *("--dataloader_num_workers", "4", "--calibration_samples", "0"),
@@ -84,12 +88,12 @@ def _train(training: str, precision: str, heard: _Heard | None, folder: Path) ->
         ],
     )
     trainer = make_trainer(recipe, folder, quantized=quantized)
-    heard = heard or _Heard(trainer.train_dataset, 4 * BATCH)
-    trainer.train_dataset, times = heard, _StepTimes()
+    trainer.train_dataset = heard or _Heard(trainer.train_dataset, 4 * BATCH)
+    times = _StepTimes()
     trainer.add_callback(times)
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    return trainer, times, heard
+    return trainer, statistics.median(times.seconds[WARM:])
 
 
 def _same_as_shipped(trainer: Any, folder: Path) -> tuple[float, float]:
@@ -116,28 +120,23 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if not torch.cuda.is_available():
         raise QATError("this benchmark needs a GPU and a torch that was built for it: torch.cuda sees none")
-    fetch_all(DATA, full=True)
-    seconds: dict[str, list[float]] = {}
+    fetch_all(DATA_DIR, full=True)
+    seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
     losses: dict[str, float] = {}
     heard, shipped = None, (0.0, 0.0)
     pairs = [(training, precision) for precision in PRECISIONS for training in TRAININGS]
-    for turn in range(ROUNDS):
-        for training, precision in random.Random(turn).sample(pairs, len(pairs)):
-            with tempfile.TemporaryDirectory() as folder:
-                trainer, times, heard = _train(training, precision, heard, Path(folder))
-                name = f"{training}, {precision}"
-                seconds.setdefault(name, []).extend(times.seconds[WARM:])
-                memory[name] = torch.cuda.max_memory_allocated() / 1e9
-                losses[name] = trainer.state.log_history[0]["loss"]
-                print(
-                    f"{name}: {statistics.median(times.seconds[WARM:]):.3f} s a step, loss {losses[name]:.4f}",
-                    flush=True,
-                )
-                if training == "QAT with distillation" and precision == "bf16":
-                    shipped = _same_as_shipped(trainer, Path(folder) / "trained")
-            del trainer
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for training, precision in random.Random(0).sample(pairs, len(pairs)):
+        name = f"{training}, {precision}"
+        with tempfile.TemporaryDirectory() as folder:
+            trainer, seconds[name] = _train(training, precision, heard, Path(folder))
+            heard = trainer.train_dataset
+            memory[name] = torch.cuda.max_memory_allocated() / 1e9
+            losses[name] = trainer.state.log_history[0]["loss"]
+            print(f"{name}: {seconds[name]:.3f} s a step, loss {losses[name]:.4f}", flush=True)
+            if name == "QAT with distillation, bf16":
+                shipped = _same_as_shipped(trainer, Path(folder) / "trained")
+        del trainer
     figures = [
         figure(
             "trained on the GPU, read on the CPU: weights that are equal to the bit",
@@ -149,21 +148,18 @@ def main() -> int:
         figure("the same: next tokens that are equal", 100 * shipped[1], "%", 99, at_least=True),
     ]
     for precision in PRECISIONS:
-        step = medians[f"QAT with distillation, {precision}"]
+        step = seconds[f"QAT with distillation, {precision}"]
         for other, bar in (("fine-tuning", 3.0), ("distillation", 2.0)):
-            ratio = step / medians[f"{other}, {precision}"]
+            ratio = step / seconds[f"{other}, {precision}"]
             figures.append(figure(f"{precision}: seconds a step, QAT with distillation over {other}", ratio, "", bar))
         change = abs(losses[f"QAT with distillation, {precision}"] / losses["QAT with distillation, float32"] - 1)
         figures.append(figure(f"{precision}: loss of QAT, change to float32", 100 * change, "%", 5))
     write_results(
-        "gpu", figures, gpu=torch.cuda.get_device_name(), batch=BATCH, seconds_a_step=medians, peak_gigabytes=memory,
+        "gpu", figures, gpu=torch.cuda.get_device_name(), batch=BATCH, seconds_a_step=seconds, peak_gigabytes=memory,
         losses=losses,
     )  # fmt: skip
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QATError as error:
-        sys.exit(f"error: {error}")
+    run(main)

