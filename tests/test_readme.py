@@ -114,6 +114,17 @@ def test_what_training_wins_is_what_the_benchmark_measured():
     assert f"That is {100 * won_back(results):.0f} % of what GPTQ loses" in text
 
 
+def test_what_was_measured_first_is_told_too():
+    first = QUALITY.with_name(f"{QUALITY.stem}-first.json")
+    versus, text = json.loads(first.read_text(encoding="utf8"))["pooled"]["qat"]["versus"], " ".join(README.split())
+    gptq = versus["ptq-gptq"]
+    assert (
+        f"the same training was {100 * versus['fp']['difference']:.2f} points from float and "
+        f"{-100 * gptq['difference']:.2f} better than GPTQ ([results](benchmarks/results/{first.name}), "
+        f"p = {gptq['p_value']:.2f})"
+    ) in text
+
+
 def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
     text = " ".join(README.split())
     fast, slow = (
