@@ -63,7 +63,7 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     inputs |= {**training_speech(recipe.data), "language": language_code(recipe.model.language)}
     # Of the Trainer's own fields those that the recipe sets: another version of transformers has others, or other defaults, and
     # the run is the same. Beside arguments of which nothing is set, for some fields are changed when they are made.
-    unset = type(recipe.training)(output_dir="unset", use_cpu=recipe.training.use_cpu).to_dict()
+    unset = type(recipe.training)(output_dir="unset").to_dict()
     for name, value in recipe_to_dict(recipe).items():
         if name in unset and value != unset[name] and not name.startswith(_UNDECIDING):
             inputs[name] = value
