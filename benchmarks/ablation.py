@@ -58,6 +58,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     AS_SHIPPED: ("qat", ()),
     "start: nearest integers, searched scales": ("qat", ("--initial_rounding", "nearest")),
     "scales stand still": ("qat", ("--learned_scales", "false")),
+    "scales learn ten times as fast": ("qat", ("--scale_learning_rate", "5e-3")),
     "activations in float while training": ("qat", ("--fake_quantize_activations", "false")),
     "taught by logits alone": ("qat", ("--encoder_weight", "0", "--decoder_weight", "0")),
     "taught by hidden states alone": ("qat", ("--kl_weight", "0")),
@@ -65,7 +66,10 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
         "qat",
         ("--ce_weight", "1", "--kl_weight", "0", "--encoder_weight", "0", "--decoder_weight", "0"),
     ),
+    "taught without transcripts (pseudo_labels)": ("qat", ("--pseudo_labels", "true")),
+    "clips at other speeds (speed_perturbation)": ("qat", ("--speed_perturbation", "0.1")),
     "French prompts alone": ("qat", ()),  # see `_recipe`
+    "learning rate constant behind its warm-up": ("qat", ("--lr_scheduler_type", "constant_with_warmup")),
     "learning rate 3e-5": ("qat", ("--learning_rate", "3e-5")),
     "learning rate 1e-4": ("qat", ("--learning_rate", "1e-4")),
 }
@@ -92,11 +96,15 @@ def _recipe(name: str, train: list[Path], french: Path, measured: list[Path], ov
 
 
 def _measured_on(recipe: Recipe, speech: list[Path]) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
-    """One clip a batch, and what the float model says of each with the whole window computed."""
-    names = [str(path) for path in speech]
+    """One clip a batch, on the device that trains, and what the float model says of each with the whole window computed."""
+    names, device = [str(path) for path in speech], recipe.training.device
     teacher, processor = load_model(recipe)
-    batches = labelled_batches(recipe, names, teacher, processor)
-    return batches, [label_logits(teacher.eval(), batch, None) for batch in batches]
+    batches = [
+        {name: value.to(device) for name, value in batch.items()}
+        for batch in labelled_batches(recipe, names, teacher, processor)
+    ]
+    teacher.to(device).eval()
+    return batches, [label_logits(teacher, batch, None) for batch in batches]
 
 
 def _measure(name: str, recipe: Recipe, batches: list[dict[str, Any]], answers: list[torch.Tensor]) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def _measure(name: str, recipe: Recipe, batches: list[dict[str, Any]], answers: 
                 steps.train(recipe, workspace)
             else:
                 run_ptq(recipe, ARMS[arm], folder, training_folder=trained, fine_tuned_folder=trained)
-            model = load_fake_quant(folder)
+            model = load_fake_quant(folder).to(recipe.training.device)
             context = encoder_context_of(model.config)
             clips = [
                 float(kl_divergence(label_logits(model, batch, context), answer, 1.0)) * len(answer)
@@ -163,7 +171,7 @@ def render(summary: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--common_voice", type=Path, required=True, help="folder of LANGUAGE/manifest.jsonl")
     options, overrides = parser.parse_known_args()
@@ -179,7 +187,6 @@ def main() -> int:
     write_results("ablation", [], private=str(options.common_voice), training=how, rows=summary)
     (RESULTS / "ablation.md").write_text(render(summary), encoding="utf8")
     print(render(summary))
-    return 0
 
 
 if __name__ == "__main__":

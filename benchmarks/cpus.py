@@ -13,8 +13,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from figures import figure, write_results
+from figures import figure, run, write_results
 
+from qat_plugin.errors import EvaluationError
 from qat_plugin.evaluation.results import read_results
 
 KINDS = ("substitutions", "deletions", "insertions", "tokens")
@@ -46,7 +47,7 @@ def _counts(results: dict[str, Any], arm: str, corpora: dict[str, Any]) -> dict[
     measured = results["measurements"][arm]
     for corpus, described in corpora.items():
         if results["corpora"][corpus]["sha256"] != described["sha256"]:
-            raise SystemExit(f"error: {corpus}: the two machines did not measure the same rows")
+            raise EvaluationError(f"{corpus}: the two machines did not measure the same rows")
     return {
         corpus: {**{kind: measured[corpus][kind] for kind in KINDS}, "words": measured[corpus]["reference_words"]}
         for corpus in corpora
@@ -54,4 +55,4 @@ def _counts(results: dict[str, Any], arm: str, corpora: dict[str, Any]) -> dict[
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from qat_plugin.errors import QATError
 from qat_plugin.evaluation.environment import describe_environment, git_commit
@@ -62,9 +62,9 @@ def write_results(name: str, figures: list[dict[str, Any]], private: str = "", *
     return path
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Exit as `main` says; of an error that its user can mend, only what it tells is shown."""
+def run(main: Callable[[], None]) -> None:
+    """Run `main`; of an error that its user can mend, only what it tells is shown."""
     try:
-        sys.exit(main())
+        main()
     except QATError as error:
         sys.exit(f"error: {error}")

@@ -116,7 +116,7 @@ def _same_as_shipped(trainer: Any, folder: Path) -> tuple[float, float]:
     return equal / total, sum(same) / len(same)
 
 
-def main() -> int:
+def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if not torch.cuda.is_available():
         raise QATError("this benchmark needs a GPU and a torch that was built for it: torch.cuda sees none")
@@ -158,7 +158,6 @@ def main() -> int:
         "gpu", figures, gpu=torch.cuda.get_device_name(), batch=BATCH, seconds_a_step=seconds, peak_gigabytes=memory,
         losses=losses,
     )  # fmt: skip
-    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from figures import figure, folder_bytes, write_results
+from figures import figure, folder_bytes, run, write_results
 
 from qat_plugin.data.audio import read_audio
 from qat_plugin.demo.fetch import fetch_all
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import torch
-from figures import figure, folder_bytes, write_results
+from figures import figure, folder_bytes, run, write_results
 from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import WhisperForConditionalGeneration
@@ -131,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ from figures import figure, has_vnni, run, write_results
 from qat_plugin import steps
 from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.run import DATA_DIR, fast_precision
+from qat_plugin.errors import EvaluationError
 from qat_plugin.evaluation.results import read_results
 from qat_plugin.publishing.privacy import public_results
 from qat_plugin.recipe import Recipe
@@ -50,6 +51,8 @@ def summarize(results: dict[str, Any], target: str) -> list[dict[str, Any]]:
 
     for corpus, measured in corpora["qat"].items():
         versus = measured["versus"]["fp"]
+        if versus["interval"] is None:
+            raise EvaluationError(f"{corpus} has too few clips or speakers for an interval: test on more of them")
         if target == "int4":
             figures.append(figure(f"{corpus}: qat - fp", 100 * versus["difference"], "points", 1.0, **versus))
         else:
@@ -129,7 +132,7 @@ def quality_recipe(common_voice: Path, target: str, arms: Sequence[str], overrid
     )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--common_voice", type=Path, required=True, help="folder of LANGUAGE/manifest.jsonl")
     parser.add_argument("--target", choices=ARMS, default="int4")
@@ -147,7 +150,6 @@ def main() -> int:
     elsewhere = results["training"]["device"] != results["environment"]["cpu"]
     name = f"quality-{options.target}{'-trained-elsewhere' if elsewhere else ''}{'' if has_vnni() else '-without-vnni'}"
     write_results(name, figures, private=str(options.common_voice), **public_results(results))
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from figures import figure, folder_bytes, has_vnni, write_results
+from figures import figure, folder_bytes, has_vnni, run, write_results
 from ggml import write_ggml
 
 from qat_plugin.demo.fetch import fetch_all
@@ -159,7 +159,7 @@ def clip_seconds(system: dict[str, Any]) -> list[float]:
     return [statistics.median(times) for times in zip(*(r["seconds"] for r in system["rounds"]), strict=True)]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fp", required=True, help="float ONNX folder")
     parser.add_argument("--int8", help="int8 ONNX folder")
@@ -270,7 +270,6 @@ def main() -> int:
         threads=options.threads, clips=len(rows), mean_seconds=seconds / len(rows), systems=found,
     )  # fmt: skip
     plot(found, len(rows), target.with_suffix(".png"))
-    return 0
 
 
 def plot(found: dict[str, Any], clips: int, target: Path) -> None:
@@ -293,4 +292,4 @@ def plot(found: dict[str, Any], clips: int, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -5,9 +5,11 @@
     CORPUS/ARM.jsonl           one `Transcript` a line
     CORPUS/ARM.settings.json   what produced them, and whether all are there
     CORPUS/ARM.DIGEST.jsonl, CORPUS/ARM.DIGEST.settings.json   the same of other settings, by the digest of these
+    CORPUS/ARM.DIGEST.left_out.jsonl   of the settings with this digest, what the corpus no longer asks for
 
 Transcripts of other settings are never mixed: when the settings changed, both files are set aside under their digest, and
-taken back when those settings come again. So nothing that was computed is lost, however often settings change.
+taken back when those settings come again; so are utterances when a smaller `max_eval_samples` grows again. Nothing that was
+computed is lost, however often settings change.
 """
 
 from __future__ import annotations
@@ -73,9 +75,9 @@ class TranscriptFile:
         self._set_aside_if_changed()
         self._set_settings(complete=False)
         self._lines = _read_lines(self.path, mend=True) if self.path.exists() else []
-        self._batches: dict[str, list[Transcript]] = {}
-        for line in self._lines:
-            self._batches.setdefault(line.batch, []).append(line)
+        self._left_out = self._aside(settings).with_suffix(".left_out.jsonl")
+        left_out = _read_lines(self._left_out, mend=False) if self._left_out.exists() else []
+        self._batches = {**_by_batch(left_out), **_by_batch(self._lines)}
 
     def __len__(self) -> int:
         """Number of transcripts on disk."""
@@ -99,9 +101,16 @@ class TranscriptFile:
                 self._lines.append(transcript)
 
     def finish(self, transcripts: Sequence[Transcript]) -> None:
-        """Mark the file complete. Lines that are not among `transcripts` (of rows that the corpus lost) are dropped."""
+        """Mark the file complete. Of batches that are not among `transcripts`, because the corpus asks for fewer rows now,
+        lines are kept beside it; of a batch that was decoded again, the earlier ones are dropped."""
+        wanted = {transcript.batch for transcript in transcripts}
+        others = [line for batch, lines in self._batches.items() if batch not in wanted for line in lines]
+        if others:
+            write_whole(self._left_out, "".join(map(_to_line, others)))
         if list(transcripts) != self._lines:
             write_whole(self.path, "".join(map(_to_line, transcripts)))
+        if not others:
+            self._left_out.unlink(missing_ok=True)
         self._set_settings(complete=True)
 
     def _set_aside_if_changed(self) -> None:
@@ -140,6 +149,13 @@ class TranscriptFile:
     def _set_settings(self, *, complete: bool) -> None:
         text = json.dumps({"complete": complete, "settings": self._settings}, ensure_ascii=False, indent=1)
         write_whole(self._settings_path, text + "\n")
+
+
+def _by_batch(transcripts: Iterable[Transcript]) -> dict[str, list[Transcript]]:
+    batches: dict[str, list[Transcript]] = {}
+    for transcript in transcripts:
+        batches.setdefault(transcript.batch, []).append(transcript)
+    return batches
 
 
 def _is_of(transcript: Transcript, row: dict[str, Any]) -> bool:

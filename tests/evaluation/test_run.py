@@ -190,6 +190,19 @@ def test_rows_that_are_gone_and_changed_texts(folder: Path, tmp_path: Path) -> N
     assert [(line["id"], line["reference"]) for line in lines(path)] == [(r["id"], r["text"]) for r in corpus.rows]
 
 
+def test_what_a_smaller_corpus_leaves_out_is_kept_for_a_larger_one(folder: Path, tmp_path: Path) -> None:
+    whole = evaluate(folder, ToneCorpus(), tmp_path, FakeModel(folder)).read_bytes()
+    for rows in (slice(2, 4), slice(1, 2)):
+        few = ToneCorpus()
+        few.rows = few.rows[rows]
+        model = FakeModel(folder)
+        path = evaluate(folder, few, tmp_path, model)
+        assert model.calls == [] and [line["id"] for line in lines(path)] == [row["id"] for row in few.rows]
+    model = FakeModel(folder)
+    assert evaluate(folder, ToneCorpus(), tmp_path, model).read_bytes() == whole
+    assert model.calls == [] and list(path.parent.glob("*left_out*")) == []
+
+
 @pytest.mark.parametrize("change", [{"language": "en"}, {"speaker": "s9"}, {"duration": 7.0}])
 def test_a_row_that_is_described_anew_is_heard_again(folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     path = evaluate(folder, ToneCorpus(), tmp_path, FakeModel(folder))
