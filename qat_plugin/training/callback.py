@@ -33,6 +33,7 @@ from qat_plugin.fake_quant import (
 )
 from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
+from qat_plugin.fake_quant.positions import sharpen_positions
 from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
 from qat_plugin.fake_quant.state import read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
@@ -122,6 +123,9 @@ class QATCallback(TrainerCallback):
         teacher = copy.deepcopy(model) if self._is_own_teacher else self.teacher
         if self.quantizer is not None:
             self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
+        else:
+            # As `prepare` does, so that the control trains what QAT trains, and its quantized rival stores no table either.
+            sharpen_positions(model.model.encoder.embed_positions.weight)
         set_encoder_context(model.config, self.encoder_context)
         if self.encoder_context is not None:
             EvaluationContext(model, self.encoder_context)
