@@ -111,18 +111,11 @@ def test_what_training_wins_is_what_the_benchmark_measured():
     gptq = versus["ptq-gptq"]
     assert f"{-100 * gptq['difference']:.2f} points better than GPTQ in the same format" in text
     assert f"where training starts (p = {gptq['p_value']:.3f})" in text
-    assert f"That is {100 * won_back(results):.0f} % of what GPTQ loses" in text
-
-
-def test_what_was_measured_first_is_told_too():
-    first = QUALITY.with_name(f"{QUALITY.stem}-first.json")
-    versus, text = json.loads(first.read_text(encoding="utf8"))["pooled"]["qat"]["versus"], " ".join(README.split())
-    gptq = versus["ptq-gptq"]
-    assert (
-        f"the same training was {100 * versus['fp']['difference']:.2f} points from float and "
-        f"{-100 * gptq['difference']:.2f} better than GPTQ ([results](benchmarks/results/{first.name}), "
-        f"p = {gptq['p_value']:.2f})"
-    ) in text
+    words, heard = (f"{100 * won_back(results, kind):.0f} %" for kind in ("words", "substitutions and deletions"))
+    assert f"That is {words} of what GPTQ loses, {heard} of substitutions and deletions alone" in text
+    control = versus["ptq-ft"]
+    assert f"wins nothing: {-100 * control['difference']:.2f} points worse than training quantized" in text
+    assert control["interval"][1] < 0 < results["pooled"]["ptq-ft"]["versus"]["ptq-gptq"]["interval"][1]
 
 
 def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
@@ -148,9 +141,9 @@ def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
     assert vnni & {*fast["machine"]["cpu_flags"]} and not vnni & {*slow["machine"]["cpu_flags"]}
 
 
-def won_back(results: dict[str, Any]) -> float:
+def won_back(results: dict[str, Any], kind: str = "words") -> float:
     """Share of what GPTQ loses."""
-    return next(f["value"] for f in results["figures"] if f["name"].endswith("recovered, words"))
+    return next(f["value"] for f in results["figures"] if f["name"].endswith(f"recovered, {kind}"))
 
 
 def test_what_eight_bits_lose_is_what_the_benchmark_measured():
