@@ -219,6 +219,17 @@ def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
     assert f"4-bit one {errors['ptq-rtn']['there']} and {errors['ptq-rtn']['here']}" in text
 
 
+def test_tokens_of_torch_and_onnx_are_those_of_the_benchmark():
+    results = json.loads((QUALITY.parent / "parity-int4.json").read_text(encoding="utf8"))
+    same, text = results["identical_tokens"], " ".join(README.split())
+    assert f"of 100 prompts it gives {100 * same['float64']:.0f} the same tokens in float64 as in float32" in text
+    assert f"gives {100 * same['onnx']:.0f} the tokens of torch in float32" in text
+    figures = {entry["name"]: entry["value"] for entry in results["figures"]}
+    assert any(name.startswith("clips of 100 ") for name in figures)
+    (share,) = (value for name, value in figures.items() if "integers in the files are the trained ones" in name)
+    assert share == 1.0 and "the ONNX, whose integers are all the trained ones" in text
+
+
 @pytest.mark.parametrize(("path", "name"), [(DEMO, "demo"), (DEMO_FULL, "demo-full")], ids=["demo", "demo-full"])
 def test_the_demo_of_the_readme_ran_where_it_says(path, name):
     results = json.loads(path.read_text(encoding="utf8"))
