@@ -66,7 +66,6 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
         "qat",
         ("--ce_weight", "1", "--kl_weight", "0", "--encoder_weight", "0", "--decoder_weight", "0"),
     ),
-    "taught without transcripts (pseudo_labels)": ("qat", ("--pseudo_labels", "true")),
     "clips at other speeds (speed_perturbation)": ("qat", ("--speed_perturbation", "0.1")),
     "French prompts alone": ("qat", ()),  # see `_recipe`
     "learning rate constant behind its warm-up": ("qat", ("--lr_scheduler_type", "constant_with_warmup")),

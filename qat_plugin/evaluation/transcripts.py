@@ -105,6 +105,7 @@ class TranscriptFile:
         lines are kept beside it; of a batch that was decoded again, the earlier ones are dropped."""
         wanted = {transcript.batch for transcript in transcripts}
         others = [line for batch, lines in self._batches.items() if batch not in wanted for line in lines]
+        # Whatever moves from one file to the other is for a moment in both, rather than in none.
         if others:
             write_whole(self._left_out, "".join(map(_to_line, others)))
         if list(transcripts) != self._lines:
