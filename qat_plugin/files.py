@@ -6,6 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
+COMPANIONS = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "normalizer.json",
+)  # fmt: skip
+"""What transformers, Optimum and transformers.js read beside the graphs of a Whisper."""
+
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""

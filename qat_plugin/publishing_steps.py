@@ -83,7 +83,7 @@ def push(
         workspace.onnx(TRAINED),
         workspace.card,
         args.hub_model_id,
-        private=bool(args.hub_private_repo),
+        private=args.hub_private_repo,
         dry_run=dry_run,
         create_pr=create_pr,
         revision=args.hub_revision,

@@ -82,6 +82,7 @@ class Repo:
     type: str
     id: str
     private: bool
+    sdk: str = "static"
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -115,6 +116,7 @@ class Hub:
         self.storage = ""  # another origin, as on the Hub: clients treat its redirects differently
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, Path] = {}  # by sha256: what LFS uploads delivered, plus everything served
+        self.private_owners: set[str] = set()  # whose new repos are private unless they are asked to be public
         self.requests: list[str] = []
         self.unknown: list[str] = []
         self.faults: list[tuple[str, int | None]] = []
@@ -334,7 +336,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         namespace = asked.get("organization") or USER
         self.writer(namespace)
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        default = "private" if namespace in self.hub.private_owners or asked.get("private") else "public"
+        private = asked.get("visibility", "public" if asked.get("private") is False else default) == "private"
         repo_id, repo_type = f"{namespace}/{asked['name']}", asked.get("type") or "model"
         url = f"{self.hub.endpoint}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
         if (repo_type, repo_id) in self.hub.repos:
@@ -360,7 +363,8 @@ class Handler(BaseHTTPRequestHandler):
         files = commit.files.items()
         siblings = [{"rfilename": name, "size": blob.size, "blobId": blob.git_sha1} for name, blob in files]
         self.answer(
-            {"_id": "1", "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": commit.sha, "tags": [],
+            ({"sdk": found.sdk} if type == "space" else {})
+            | {"_id": "1", "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": commit.sha, "tags": [],
              "private": found.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0,
              "createdAt": DATE, "lastModified": DATE, "siblings": siblings}
         )  # fmt: skip

@@ -25,7 +25,7 @@
                            "overlap": OVERLAP | null,               as given: what it shares with the training speech
                            "sha256": hex}},                        of ids, references, durations, speakers, languages
       "training": {"corpora": {CORPUS: as "source"},               see `qat_plugin.training.record`
-                   "samples", "seconds", "device", "processes"},   as training wrote it down, see there
+                   "samples", "seconds", "device", "processes", "local_models"},   as training wrote it down, see there
       "measurements": {ARM: {CORPUS: MEASUREMENT}},
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }

@@ -13,13 +13,10 @@ from qat_plugin.export.decoder import build_decoder
 from qat_plugin.export.encoder import build_encoder
 from qat_plugin.export.model import EXTERNAL_DATA_BYTES, save_model
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
+from qat_plugin.files import COMPANIONS
 
 GRAPHS = {"encoder_model.onnx": build_encoder, "decoder_model_merged.onnx": build_decoder}
 
-_COMPANIONS = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "normalizer.json",
-)  # fmt: skip
 # Megabytes for machines alone: written without the white space that is half of them.
 _COMPACTED = ("tokenizer.json", "vocab.json")
 _NEEDED = ("config.json", "generation_config.json", "tokenizer_config.json")
@@ -53,7 +50,7 @@ def export_onnx(
 
 
 def _copy_companions(source: Path, target: Path) -> None:
-    for name in _COMPANIONS:
+    for name in COMPANIONS:
         if (source / name).is_file() and name in _COMPACTED:
             content = json.loads((source / name).read_text(encoding="utf8"))
             text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,7 @@ SHOWN_FIELDS = (
 PUBLISHING_FIELDS = ("model_license", "model_title", "base_model", "hub_model_id")
 """The fields of a recipe that decide how a model is presented: whoever publishes gives them, not the evaluation."""
 
+PARITY_FILE = "parity.json"
 _MODEL_FIELDS = ("model_name_or_path", "teacher_model_name_or_path")
 _NAME_FIELDS = ("train_corpora", "corpora")
 _PATH_FIELDS = ("train_data", "test_data")
@@ -102,10 +103,11 @@ def card_document(
     """
     recipe = results["recipe"]
     model = str(recipe["model_name_or_path"])
-    base = recipe.get("base_model") or hub_id(model)
     published = public_results(results)
     tested = {name: corpus["source"] for name, corpus in published["corpora"].items()}
     training = published.get("training") or {"corpora": {}}
+    local = {name for name, is_local in training.get("local_models", {}).items() if is_local}
+    base = recipe.get("base_model") or (None if "model_name_or_path" in local else hub_id(model))
     trained = training["corpora"]
     names = {"corpora": list(tested), "train_corpora": list(trained)}
     document = {
@@ -116,7 +118,9 @@ def card_document(
             name: {figure: value for figure, value in corpus.items() if figure != "source"}
             for name, corpus in published["corpora"].items()
         },
-        "recipe": {name: _public(name, recipe[name], names) for name in SHOWN_FIELDS if _is_set(recipe.get(name))},
+        "recipe": {
+            name: _public(name, recipe[name], names, local) for name in SHOWN_FIELDS if _is_set(recipe.get(name))
+        },
         "base_model": {"hub_id": base, "name": base or Path(model).name},
         "repo_id": recipe.get("hub_model_id"),
         "parity": read_parity(onnx_folder, allow_unverified=allow_unverified),
@@ -148,7 +152,7 @@ def read_parity(onnx_folder: str | Path, *, allow_unverified: bool = False) -> d
     Raises `PublishError` when parity.json is no JSON object, and without `allow_unverified` when it is missing, says that
     the gate did not pass, or is of other files than the folder holds now.
     """
-    path = Path(onnx_folder) / "parity.json"
+    path = Path(onnx_folder) / PARITY_FILE
     if allow_unverified and not path.is_file():
         return {"passed": False}
     parity = read_object(path, "qat-plugin export")
@@ -196,13 +200,14 @@ def _is_set(value: Any) -> bool:
     return value is not None and value != []
 
 
-def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]]) -> Any:
+def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], local: Container[str]) -> Any:
     """A recipe value as others may see it: of local paths, the last part of a model's and the last two of data's.
 
     A corpus whose definition was given by its path goes by its name; `corpora` are those of all, in the recipe's order.
+    `local` are the fields whose model was a folder where it was trained, whatever it looks like here.
     """
     if name in _MODEL_FIELDS:
-        return value if hub_id(value) else Path(value).name
+        return value if hub_id(value) and name not in local else Path(value).name
     if name in _PATH_FIELDS:
         return ["/".join(Path(entry).parts[-2:]) if _is_path(entry) else entry for entry in value]
     if name in _NAME_FIELDS:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qat_plugin.errors import PublishError
-from qat_plugin.files import sha256_of
+from qat_plugin.files import COMPANIONS, sha256_of
 from qat_plugin.publishing.card import ARM, card_metadata, render_card
-from qat_plugin.publishing.document import presented, read_object, read_parity, write_document
+from qat_plugin.publishing.document import PARITY_FILE, presented, read_object, read_parity, write_document
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 
+DESCRIPTION_FILE = "quantization.json"
 Change = Literal["new", "changed", "unchanged", "unknown"]
 
 
@@ -49,6 +50,11 @@ def split_remaining(present: Iterable[str], files: Iterable[PlannedFile]) -> tup
     others = sorted(set(present) - {file.name for file in files} - {".gitattributes"})
     removed = tuple(name for name in others if name == EVAL_RESULTS_FILE)
     return tuple(name for name in others if name not in removed), removed
+
+
+def is_publication(present: Iterable[str]) -> bool:
+    """Whether files of these names are what an earlier publication left, and may be written over."""
+    return {"README.md", DESCRIPTION_FILE} <= set(present)
 
 
 def checked_files(folder: Path, card_folder: Path) -> list[PlannedFile]:
@@ -119,16 +125,21 @@ def _collect(folder: Path, card_folder: Path) -> list[PlannedFile]:
     paths = {"README.md": card_folder / "README.md"}
     if (card_folder / EVAL_RESULTS_FILE).is_file():
         paths[EVAL_RESULTS_FILE] = card_folder / EVAL_RESULTS_FILE
-    for path in sorted(folder.rglob("*")):
+    left = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and _is_sent(name):
+        if _is_sent(name):
             paths[name] = path
+        else:
+            left.append(name)
+    if left:
+        print(f"no part of the model, so not published: {', '.join(left)}")
     return [planned(name, path) for name, path in paths.items()]
 
 
 def _is_sent(name: str) -> bool:
-    # The card is the README.md; hidden files are leftovers of tools.
-    return name != "README.md" and not any(part.startswith(".") for part in name.split("/"))
+    # Whoever tries a model out may leave recordings and notes beside it.
+    return _is_graph(name) or name in (*COMPANIONS, DESCRIPTION_FILE, PARITY_FILE)
 
 
 def _not_measured(folder: Path, document: Mapping[str, Any]) -> list[str]:

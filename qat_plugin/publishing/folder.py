@@ -18,6 +18,7 @@ from qat_plugin.publishing.files import (
     card_as_published,
     checked_files,
     describe_files,
+    is_publication,
     planned,
     read_document,
     split_remaining,
@@ -69,15 +70,15 @@ def publish_to_folder(
 
 
 def _publish(folder: Path, files: list[PlannedFile], target: Path, dry_run: bool) -> FolderReport:
-    present = [path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()]
-    ours = {file.name for file in files}
-    ours |= {Path(name).with_name(f".{Path(name).name}.partial").as_posix() for name in ours}
-    # What an interrupted call left holds nothing but our files.
-    if target.is_file() or (not {"README.md", "parity.json"} <= set(present) and not ours.issuperset(present)):
-        raise PublishError(f"{target} holds something else than a published model: name a new folder or empty it")
     if target.resolve() == folder.resolve():
         raise PublishError(f"{target} is the exported folder itself: name another one")
-    report = FolderReport(target, tuple(_changes(file, target) for file in files), *split_remaining(present, files))
+    present = [path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()]
+    changes = tuple(_changes(file, target) for file in files)
+    # An interrupted call left files as they are to be, and one that was not whole yet.
+    ours = {file.name for file in changes if file.change == "unchanged"} | {_partial(file.name) for file in changes}
+    if target.is_file() or not (is_publication(present) or ours.issuperset(present)):
+        raise PublishError(f"{target} holds something else than a published model: name a new folder or empty it")
+    report = FolderReport(target, changes, *split_remaining(present, files))
     print(report)
     if dry_run:
         print("dry run: nothing was written")
@@ -87,12 +88,17 @@ def _publish(folder: Path, files: list[PlannedFile], target: Path, dry_run: bool
             path = target / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             # Under another name first, so that an interrupted copy never passes for the file.
-            partial = path.with_name(f".{path.name}.partial")
+            partial = target / _partial(file.name)
             shutil.copyfile(file.path, partial)
             partial.replace(path)
     for name in report.removed:
         (target / name).unlink()
     return report
+
+
+def _partial(name: str) -> str:
+    """What a file is called until it is whole."""
+    return Path(name).with_name(f".{Path(name).name}.partial").as_posix()
 
 
 def _changes(file: PlannedFile, target: Path) -> PlannedFile:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import ModelInfo, RepoFile, SpaceInfo
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its stubs do not say so
 
 from qat_plugin.errors import PublishError
@@ -40,14 +40,17 @@ _WAITS = (1.0, 4.0, 16.0)
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push does (`dry_run`) or did. The addresses are None where nothing was sent, or no pull request opened."""
+    """What a push does (`dry_run`) or did. The addresses are None where nothing was sent, or no pull request opened.
+
+    `private` is None of a repo that is to come where the settings of its owner decide.
+    """
 
     repo_id: str
     repo_type: RepoType
     revision: str
     creates_repo: bool
     creates_branch: bool
-    private: bool
+    private: bool | None
     files: tuple[PlannedFile, ...]
     remaining: tuple[str, ...]
     remote_state: str
@@ -56,7 +59,7 @@ class PushReport:
     pull_request_url: str | None = None
 
     def __str__(self) -> str:
-        visibility = "private" if self.private else "public"
+        visibility = {True: "private", False: "public", None: "visible as the owner's settings say"}[self.private]
         name = f"spaces/{self.repo_id}" if self.repo_type == "space" else self.repo_id
         head = f"{name} ({visibility}), revision {self.revision}: {self.remote_state}"
         return "\n".join([head, *describe_files(self.files, self.remaining, self.removed)])
@@ -181,7 +184,7 @@ def plan(
     api: HfApi,
     repo_id: str,
     branch: str,
-    private: bool,
+    private: bool | None,
     local: list[PlannedFile],
     *,
     offline_is_fatal: bool,
@@ -189,28 +192,34 @@ def plan(
 ) -> PushReport:
     """What sending `local` to a branch would do. Without `offline_is_fatal`, a Hub that does not answer is reported.
 
-    Raises `PublishError` when it does not answer and must, or the repo is public although `private` is asked.
+    Raises `PublishError` when it does not answer and must, the repo is public although `private` is asked, or it is a Space that
+    runs an application.
     """
     try:
         # A dry run says at once that the Hub cannot be asked.
         ask = _persist if offline_is_fatal else (lambda request: request())
-        is_private, remote = ask(lambda: _remote_files(api, repo_id, repo_type, branch))
+        info, remote = ask(lambda: _remote_files(api, repo_id, repo_type, branch))
     except _REQUEST_ERRORS as error:
         if offline_is_fatal:
             raise PublishError(f"{repo_id}: the Hub does not answer as it should ({_one_line(error)})") from error
         state = f"the Hub could not be asked ({_one_line(error)})"
         return PushReport(repo_id, repo_type, branch, False, False, private, tuple(local), (), state)
-    if private and is_private is False:
+    if private and info is not None and not info.private:
         raise PublishError(
             f"{repo_id} exists and is public, but `private` is set: make it private in its settings, "
             "or push to another repo id"
         )
-    creates_repo, creates_branch = is_private is None, remote is None and branch != "main"
+    if isinstance(info, SpaceInfo) and info.sdk != "static":
+        raise PublishError(
+            f"spaces/{repo_id} exists and its sdk is {info.sdk!r}: a page would take the place of its application; rename "
+            "that Space in its settings, or push the model to another repo id"
+        )
+    creates_repo, creates_branch = info is None, remote is None and branch != "main"
     state = "repo will be created" if creates_repo else "branch will be created" if creates_branch else "exists"
     present = remote or {}
     files = tuple(dataclasses.replace(file, change=_change(file, present.get(file.name))) for file in local)
     remaining, removed = split_remaining(present, files)
-    shown_private = private if is_private is None else is_private
+    shown_private = private if info is None else bool(info.private)
     return PushReport(
         repo_id, repo_type, branch, creates_repo, creates_branch, shown_private, files, remaining, state, removed
     )
@@ -218,17 +227,17 @@ def plan(
 
 def _remote_files(
     api: HfApi, repo_id: str, repo_type: RepoType, branch: str
-) -> tuple[bool | None, dict[str, RepoFile] | None]:
-    """Whether the repo is private (None: no repo), and its files on `branch` (None: no such branch)."""
+) -> tuple[ModelInfo | SpaceInfo | None, dict[str, RepoFile] | None]:
+    """What the Hub tells of the repo (None: no repo), and its files on `branch` (None: no such branch)."""
     try:
-        is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
+        info: Any = api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
         return None, None
     try:
         entries = list(api.list_repo_tree(repo_id, recursive=True, revision=branch, repo_type=repo_type))
     except RevisionNotFoundError:
-        return is_private, None
-    return is_private, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        return info, None
+    return info, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
 def _change(file: PlannedFile, remote: RepoFile | None) -> Change:

@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing.document import presented
-from qat_plugin.publishing.files import card_as_published, checked_files, planned, read_document
+from qat_plugin.publishing.files import card_as_published, checked_files, is_publication, planned, read_document
 from qat_plugin.publishing.hub import PushReport, check_repo_id, find_token, plan, send
 from qat_plugin.publishing.space import render_page, render_space_card
 
@@ -27,7 +27,7 @@ def push(
     card_folder: str | Path,
     repo_id: str,
     *,
-    private: bool = False,
+    private: bool | None = None,
     dry_run: bool = False,
     create_pr: bool = False,
     revision: str | None = None,
@@ -40,6 +40,7 @@ def push(
 
     `folder` is the exported qat folder, `card_folder` holds what `write_card` wrote. `revision` names the branch, which
     is created where it is missing (default: main). `create_pr` opens a pull request on it instead, for repos of others.
+    `private` says who sees a repo that is created; None leaves that to the settings of its owner.
     `token` defaults to HF_TOKEN or to that of `hf auth login`. The server is HF_ENDPOINT, or the Hub. Prints the repo, the
     files with sizes and sha256, and what changes; `dry_run` sends nothing and needs no token. Requests that fail for
     reasons that may pass are tried again; only the changed files are sent, and nothing where none changed. The card
@@ -48,8 +49,9 @@ def push(
     measured; the card says so.
 
     Raises `PublishError` when the repo id is not `user/name`, the folder has no parity.json or one that failed, the
-    files are not those that were measured, the card shows other figures or was edited by hand for another repo, there is no token, the repo is public
-    although `private` is asked, a pull request has no branch to go to, or the Hub refuses.
+    files are not those that were measured, the card shows other figures or was edited by hand for another repo, there is no
+    token, the repo is public although `private` is asked, files of something else would be overwritten, a pull request has
+    no branch to go to, or the Hub refuses.
     """
     check_repo_id(repo_id)
     presentation = {**publishing, "hub_model_id": repo_id}
@@ -63,10 +65,24 @@ def push(
             missing = f"revision {report.revision}" if report.creates_branch else "repo"
             raise PublishError(f"{repo_id}: there is no such {missing} for a pull request: push without `create_pr`")
         print(report)
+        if not create_pr:
+            _check_overwritten(report)
         if dry_run:
             print("dry run: nothing was created or sent")
             return report
         return send(api, report, "Upload quantized ONNX and model card", create_pr=create_pr)
+
+
+def _check_overwritten(report: PushReport) -> None:
+    """Only an earlier publication is written over: not a float model, nor a card that someone wrote."""
+    changed = [file.name for file in report.files if file.change == "changed"]
+    present = [file.name for file in report.files if file.change in ("changed", "unchanged")]
+    if changed and not is_publication(present):
+        raise PublishError(
+            f"{report.repo_id} at {report.revision} holds something else than a published model, of which "
+            f"{', '.join(changed)} would be overwritten: push to another repo id or branch (hub_revision), propose it with "
+            "create_pr, or delete these files there"
+        )
 
 
 def push_space(

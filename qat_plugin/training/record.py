@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from qat_plugin.recipe import DataArguments
 _FILE = "training.json"
 
 
-def write_record(trainer: Trainer, folder: Path) -> None:
-    """Write `folder`/training.json, an object of
+def write_record(trainer: Trainer, folder: Path, models: Mapping[str, str | None]) -> None:
+    """Write `folder`/training.json; `models` are the recipe's fields that name one. It is an object of
 
     * "samples", "seconds": of the training speech, once through; null where it is streamed;
     * "device", "processes": what computed, and how many processes of it;
-    * "revisions": {corpus: commit} of the corpora that came from the Hub.
+    * "revisions": {corpus: commit} of the corpora that came from the Hub;
+    * "local_models": {field: whether it names a folder of this machine}, which may look like an id of the Hub elsewhere.
     """
     dataset, device = trainer.train_dataset, trainer.args.device
     durations = getattr(dataset, "durations", None)  # a stream has none
@@ -31,6 +33,7 @@ def write_record(trainer: Trainer, folder: Path) -> None:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else describe_environment()["cpu"],
         "processes": trainer.args.world_size,
         "revisions": {corpus.name: corpus.revision for corpus in dataset.corpora if corpus.revision is not None},
+        "local_models": {name: Path(model).exists() for name, model in models.items() if model is not None},
     }
     (folder / _FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
 

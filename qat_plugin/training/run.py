@@ -273,7 +273,11 @@ def run_training(recipe: Recipe, folder: Path, *, quantized: bool = True) -> Non
     if trainer.is_world_process_zero():
         trainer.qat.finish(trainer.accelerator.unwrap_model(trainer.model), folder)
         trainer.processing_class.save_pretrained(folder)
-        write_record(trainer, folder)
+        models = {
+            "model_name_or_path": recipe.model.model_name_or_path,
+            "teacher_model_name_or_path": recipe.distillation.teacher_model_name_or_path,
+        }
+        write_record(trainer, folder, models)
     # No process goes on to what reads the checkpoint before it is written.
     trainer.accelerator.wait_for_everyone()
 

@@ -300,6 +300,11 @@ def test_a_local_base_model_has_no_hub_id_unless_one_is_given(
     text = render_card(card_document(results, onnx_folders["qat"]))
     assert "base_model" not in text
     assert "whisper-tiny in int4" in text
+    # Read elsewhere, training's own record is all that tells the folder from an id.
+    results["training"] = {**results["training"], "local_models": {"model_name_or_path": True}}
+    monkeypatch.chdir("/")
+    elsewhere = render_card(card_document(results, onnx_folders["qat"]))
+    assert elsewhere == text and "data/whisper-tiny" not in elsewhere
     results["recipe"]["base_model"] = "openai/whisper-tiny"
     named = render_card(card_document(results, onnx_folders["qat"]))
     assert front_matter(named)["base_model"] == "openai/whisper-tiny"

@@ -74,6 +74,15 @@ def test_other_folders_are_left_alone(folder: Path, card_folder: Path, tmp_path:
     for target in (tmp_path / "photos", tmp_path / "photos" / "me.jpg"):
         with pytest.raises(PublishError, match="holds something else than a published model"):
             publish_to_folder(folder, card_folder, target)
+    # Nor are files that only have the names of ours.
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("# My project")
+    (tmp_path / "project" / ".README.md.partial").write_text("ours")
+    for target in (tmp_path / "project", folder.parent / "fp"):
+        before = content(target)
+        with pytest.raises(PublishError, match="holds something else than a published model"):
+            publish_to_folder(folder, card_folder, target)
+        assert content(target) == before
     (folder / "README.md").write_text("x")
     with pytest.raises(PublishError, match="is the exported folder itself"):
         publish_to_folder(folder, card_folder, folder)

@@ -120,6 +120,39 @@ def test_files_of_others_stay(online: Hub, folder: Path, card_folder: Path, tmp_
     assert "sample.mp3" in online.files(REPO)
 
 
+@pytest.mark.parametrize("theirs", [{"README.md": "# Mine"}, {"config.json": "{}", "model.safetensors": "weights"}])
+def test_what_someone_else_put_there_is_not_written_over(
+    online: Hub, folder: Path, card_folder: Path, tmp_path: Path, theirs: dict[str, str]
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    for name, text in theirs.items():
+        (tmp_path / "theirs" / name).write_text(text)
+    online.add_repo(REPO, tmp_path / "theirs")
+    before = online.files(REPO)
+    says = rf"something else than a published model, of which {next(iter(theirs))} would be overwritten: .*create_pr"
+    for dry_run in (True, False):
+        with pytest.raises(PublishError, match=says):
+            push(folder, card_folder, REPO, dry_run=dry_run)
+    assert online.files(REPO) == before
+    # A branch of its own, and a proposal, take nothing away.
+    push(folder, card_folder, REPO, revision="int4")
+    push(folder, card_folder, REPO, create_pr=True)
+    assert online.files(REPO) == before
+
+
+def test_whether_a_new_repo_is_private_is_up_to_its_owner_unless_it_is_said(
+    online: Hub, folder: Path, card_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.private_owners.add("tester-org")
+    push(folder, card_folder, "tester-org/calls", dry_run=True)
+    assert "tester-org/calls (visible as the owner's settings say)" in capsys.readouterr().out
+    push(folder, card_folder, "tester-org/calls")
+    push(folder, card_folder, "tester-org/shown", private=False)
+    push(folder, card_folder, REPO)
+    private = {name: online.repo(name).private for name in ("tester-org/calls", "tester-org/shown", REPO)}
+    assert private == {"tester-org/calls": True, "tester-org/shown": False, REPO: False}
+
+
 def test_dry_run_shows_everything_and_does_nothing(
     online: Hub, folder: Path, card_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -425,16 +458,24 @@ def test_the_same_again_sends_nothing(
     assert not [request for request in online.requests if not request.startswith("GET")]
 
 
-def test_hidden_files_and_a_readme_of_the_folder_stay_at_home(online: Hub, folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_part_of_the_model_stays_at_home(
+    online: Hub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also when it lay there while the model was measured."""
     (folder / ".cache").mkdir()
-    (folder / ".cache" / "lock").write_text("x")
+    (folder / ".cache" / "config.json").write_text("x")
     (folder / "README.md").write_text("an old card")
+    (folder / "call-0001.wav").write_bytes(b"a customer")
     folders = {arm: folder.parent / arm for arm in ("fp", "ptq-rtn", "qat")}
     card = write_card(measure(tmp_path / "again", folders, RECIPE), folder, tmp_path / "card2")
     push(folder, card.parent, REPO)
     sent = online.files(REPO)
-    assert not [name for name in sent if ".cache" in name]
+    assert {name for name in sent if name != ".gitattributes"} == {
+        "README.md", "config.json", "decoder_model_merged.onnx", "encoder_model.onnx", "parity.json", "quantization.json",
+    }  # fmt: skip
     assert sent["README.md"] == card.read_bytes()
+    left = "no part of the model, so not published: .cache/config.json, README.md, call-0001.wav\n"
+    assert left in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -70,6 +70,22 @@ def test_a_model_that_visitors_cannot_load_gets_no_page(
     assert ("space", REPO) not in online.repos
 
 
+def test_an_application_of_that_name_is_not_written_over(
+    online: Hub, onnx_folders: dict[str, Path], card_folder: Path, tmp_path: Path
+) -> None:
+    push(onnx_folders["qat"], card_folder, REPO)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "app.py").write_text("import gradio")
+    online.add_repo(REPO, tmp_path / "app", "space")
+    online.repo(REPO, "space").sdk = "gradio"
+    for dry_run in (True, False):
+        with pytest.raises(
+            PublishError, match=f"spaces/{REPO} exists and its sdk is 'gradio': a page would take the place"
+        ):
+            push_space(card_folder, REPO, dry_run=dry_run)
+    assert set(online.files(REPO, repo_type="space")) == {"app.py"}
+
+
 def test_the_page_shows_the_measured_figures(document: dict[str, Any]) -> None:
     page = render_page(document, REPO)
     rows = re.findall(r"<tr.*?</tr>", page.split("<tbody>")[1], re.DOTALL)
