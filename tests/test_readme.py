@@ -18,6 +18,7 @@ from transformers import (
     default_data_collator,
 )
 
+from qat_plugin.demo.speech import CORPORA
 from qat_plugin.evaluation.report import render_report
 from qat_plugin.recipe_loading import load_recipe, shipped_recipes
 from qat_plugin.runtime.transcribe import add_transcribe_arguments
@@ -55,6 +56,12 @@ def test_commands_parse(command):
 
 def test_every_shipped_recipe_is_named():
     assert all(f"`{name}`" in README for name in shipped_recipes())
+
+
+def test_every_licence_of_the_demos_speech_is_named():
+    licences = {corpus.license for corpus in CORPORA}
+    assert len(licences) == 3
+    assert not [name for name in licences if name.replace("-", " ") not in README.replace("-", " ")]
 
 
 @pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
@@ -105,14 +112,26 @@ def test_what_training_wins_is_what_the_benchmark_measured():
         f"trained {length} on an H100, {results['step_seconds']['train'] / 60:.0f} minutes, on less than four" in text
     )
     assert "H100" in results["training"]["device"] and 3 < results["training"]["seconds"] / 3600 < 4
-    low, high = (100 * bound for bound in versus["fp"]["interval"])
-    assert f"is {100 * versus['fp']['difference']:.2f} points from float [{low:+.2f}, {high:+.2f}]" in text and low < 0
+    as_everybody, folded = (f"{100 * versus[arm]['difference']:.2f} points from" for arm in ("fp", "fp-auto"))
+    assert (
+        f"is {as_everybody} float as everybody runs it {interval(versus['fp'])}, and {folded} float that folds" in text
+    )
+    assert f"silence like it (`fp-auto`) {interval(versus['fp-auto'])}" in text
+    assert (
+        f"folding alone takes {-100 * results['pooled']['fp-auto']['versus']['fp']['difference']:.2f} points off"
+        in text
+    )
     assert all(versus[f"ptq-{rival}"]["interval"][1] < 0 for rival in ("rtn", "kquant", "hqq", "mse", "gptq"))
     gptq = versus["ptq-gptq"]
     assert f"{-100 * gptq['difference']:.2f} points better than GPTQ in the same format" in text
     assert f"where training starts (p = {gptq['p_value']:.3f})" in text
-    words, heard = (f"{100 * won_back(results, kind):.0f} %" for kind in ("words", "substitutions and deletions"))
-    assert f"That is {words} of what GPTQ loses, {heard} of substitutions and deletions alone" in text
+    words, heard, of_folded, heard_of_folded = (
+        f"{100 * won_back(results, arm, kind):.0f} %"
+        for arm in ("fp", "fp-auto")
+        for kind in ("words", "substitutions and deletions")
+    )
+    assert f"That is {words} of what GPTQ loses to `fp`, {heard} of substitutions and deletions alone" in text
+    assert f"of what it loses to `fp-auto`, {of_folded} and {heard_of_folded}." in text
     control = versus["ptq-ft"]
     assert f"wins nothing: {-100 * control['difference']:.2f} points worse than training quantized" in text
     assert control["interval"][1] < 0 < results["pooled"]["ptq-ft"]["versus"]["ptq-gptq"]["interval"][1]
@@ -125,37 +144,41 @@ def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
         for suffix in ("", "-without-vnni")
     )
     assert all(results["recipe"]["max_steps"] == 300 and "300 steps of fewer clips" in text for results in (fast, slow))
-    assert all(abs(won_back(results) - 0.5) < 0.06 for results in (fast, slow)) and "wins half of it" in text
+    assert all(abs(won_back(results) - 0.5) < 0.06 for results in (fast, slow)) and "wins half as much" in text
     minutes = fast["step_seconds"]["train"] / 60
     of_fast, of_slow = (results["pooled"]["qat"]["versus"] for results in (fast, slow))
-    assert (
-        f"{100 * of_fast['fp']['difference']:.2f} points from float after {minutes:.0f} minutes on a CPU with VNNI"
-        in text
-    )
-    assert (
-        f"p = {of_fast['ptq-gptq']['p_value']:.2f} against GPTQ), {100 * of_slow['fp']['difference']:.2f} on one"
-        in text
-    )
-    assert f"quality-int4-without-vnni.json), p = {of_slow['ptq-gptq']['p_value']:.2f})" in text
+    lost = [[f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto")] for versus in (of_fast, of_slow)]
+    assert f"{lost[0][0]} points from `fp` and {lost[0][1]} from `fp-auto` after {minutes:.0f} minutes on a CPU" in text
+    assert f"commit {fast['commit'][:7]}, p = {of_fast['ptq-gptq']['p_value']:.2f} against GPTQ)" in text
+    batch = slow["recipe"]["per_device_train_batch_size"]
+    assert f"{lost[1][0]} and {lost[1][1]} on one without, in batches of {batch} " in text
+    told = f"commit {slow['commit'][:7]}, p = {of_slow['ptq-gptq']['p_value']:.2f})"
+    assert f"(benchmarks/results/quality-int4-without-vnni.json), {told}" in text
     vnni = {"avx512_vnni", "avx_vnni"}
     assert vnni & {*fast["machine"]["cpu_flags"]} and not vnni & {*slow["machine"]["cpu_flags"]}
 
 
-def won_back(results: dict[str, Any], kind: str = "words") -> float:
-    """Share of what GPTQ loses."""
-    return next(f["value"] for f in results["figures"] if f["name"].endswith(f"recovered, {kind}"))
+def won_back(results: dict[str, Any], baseline: str = "fp", kind: str = "words") -> float:
+    """Share of what GPTQ loses to a float arm."""
+    end = f" - {baseline}) recovered, {kind}"
+    return next(f["value"] for f in results["figures"] if f["name"].endswith(end))
+
+
+def interval(versus: dict[str, Any]) -> str:
+    low, high = (100 * bound for bound in versus["interval"])
+    return f"[{low:+.2f}, {high:+.2f}]"
 
 
 def test_what_eight_bits_lose_is_what_the_benchmark_measured():
     results = json.loads((QUALITY.parent / "quality-int8.json").read_text(encoding="utf8"))
-    versus, text = results["pooled"]["qat"]["versus"]["fp"], " ".join(README.split())
-    low, high = (100 * bound for bound in versus["interval"])
+    versus, text = results["pooled"]["qat"]["versus"], " ".join(README.split())
     share = 100 * results["arms"]["qat"]["bytes_ratio"]
+    of_fp, of_folded = (f"{100 * versus[arm]['difference']:+.2f} " for arm in ("fp", "fp-auto"))
     assert (
-        f"{100 * versus['difference']:+.2f} points from float [{low:+.2f}, {high:+.2f}] at {share:.1f} % of its size"
-        in text
-    )
-    assert low < 0 < high
+        f"quality-int8.json), commit {results['commit'][:7]}): all of it pooled, {of_fp}points from `fp` "
+        f"{interval(versus['fp'])} and {of_folded}from `fp-auto` {interval(versus['fp-auto'])}, at {share:.1f} % of its size"
+    ) in text
+    assert all(versus[arm]["beyond_interval"] is False for arm in ("fp", "fp-auto"))
 
 
 def test_what_a_step_takes_on_a_gpu_is_what_the_benchmark_measured():

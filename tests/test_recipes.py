@@ -51,6 +51,14 @@ def test_binds_to_the_parser(name: str) -> None:
     assert recipe.training.eval_strategy == "no"
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("demo")])
+def test_what_is_compared_tells_quantization_from_all_else(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.encoder_context == "auto" and "fp-auto" in recipe.evaluation.arms
+    assert ("fp-ft" in recipe.evaluation.arms) == ("ptq-ft" in recipe.evaluation.arms)
+    assert ("fp-ft" in recipe.evaluation.arms) == (recipe.distillation.ce_weight > 0)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_reads_back_what_it_saves(name: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first.json", tmp_path / "second.json"

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _check(package: DebianPackage, path: Path) -> None:
 
 
 def _how_to_allow(downloads: Path) -> str:
-    return f"take the archive's with `python -m qat_plugin.demo {downloads.parent} {ALLOW_OTHER_VERSIONS} [--full]`"
+    return f"take the archive's with `{sys.executable} -m qat_plugin.demo {downloads.parent} {ALLOW_OTHER_VERSIONS} [--full]`"
 
 
 def _by_hand(packages: list[DebianPackage], downloads: Path) -> str:

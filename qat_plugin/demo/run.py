@@ -63,7 +63,7 @@ def run_demo(*, full: bool) -> int:
     workspace = steps.open_workspace(recipe)
     steps.run_all(recipe, workspace)
     costs = {"model and speech": fetched, **workspace.seconds()}
-    print("\nWhat each step cost, all its sessions added up:")
+    print("\nWhat each step cost, all its runs added up:")
     for name, seconds in costs.items():
         print(f"  {name:<16} {seconds:7.1f} s")
     print("\nWhere everything is:")

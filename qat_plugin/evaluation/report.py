@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from qat_plugin.evaluation.baselines import baseline_notes
 from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.formatting import (
     TOO_FEW,
@@ -45,7 +46,8 @@ def render_table(results: Results) -> str:
         # Texts to the left, figures to the right.
         cells = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
-    texts = [(_caption(results), ""), *((f"* {line}", "  ") for line in findings(results))]
+    said = [*baseline_notes(results), *findings(results)]
+    texts = [(_caption(results), ""), *((f"* {line}", "  ") for line in said)]
     lines += [textwrap.fill(text, 100, subsequent_indent=indent) for text, indent in texts]
     return "\n".join(lines) + "\n"
 
@@ -56,7 +58,7 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
     parts = [
         f"# Evaluation of {results['recipe'].get('model_name_or_path', 'a Whisper')}",
         markdown_table(*_table(results), text_columns=2),
-        _caption(results),
+        " ".join([_caption(results), *baseline_notes(results)]),
         "## What the figures say",
         "\n".join(f"- {line}" for line in findings(results)),
         *(f"![{path}]({path})" for path in plots),

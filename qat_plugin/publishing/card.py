@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, 
 
 from qat_plugin.arms import ARMS, TRAINED
 from qat_plugin.errors import PublishError
+from qat_plugin.evaluation.baselines import baseline_notes
 from qat_plugin.normalizers import NORMALIZERS
 from qat_plugin.publishing.languages import asked_of_clients, hub_language
 
@@ -42,6 +43,7 @@ def render_card(document: Document) -> str:
             front_matter=card_metadata(document).to_yaml(),
             repo=document["repo_id"] or "path/to/this/folder",
             arm_names=ARM_NAMES | {ARM: f"**this model**, {ARM_NAMES[ARM]}"},
+            baseline_notes=baseline_notes(document, {n: f"“{d}”" for n, d in ARM_NAMES.items()} | {ARM: "This model"}),
             external_data=", ".join(f"{name}: true" for name in graphs_with_external_data(document)),
             parity_rows=list(_flatten(document["parity"])),
             recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),
@@ -106,11 +108,12 @@ def card_metadata(document: Document) -> ModelCardData:
 
 def evaluation_results(document: Document) -> list[EvalResult]:
     """The published arm's WER in percent on each test corpus, as the front matter lists them."""
-    entries = []
+    entries, seen = [], []
     for corpus, measurement in document["measurements"][ARM].items():
         definition = document["definitions"].get(corpus) or {}
         hub_id = definition.get("hub_id")
         place = {f"dataset_{key}": definition[key] for key in ("config", "split", "revision")} if hub_id else {}
+        dataset = (hub_id or corpus, place)
         entries.append(
             EvalResult(
                 task_type=_TASK,
@@ -118,11 +121,13 @@ def evaluation_results(document: Document) -> list[EvalResult]:
                 dataset_type=hub_id or corpus,
                 dataset_name=corpus,
                 metric_type="wer",
-                metric_name="WER",
+                # The index has one entry for a dataset, under the name of the first corpus that is of it.
+                metric_name=f"WER ({corpus})" if dataset in seen else "WER",
                 metric_value=round(100 * measurement["wer"], 2),
                 **place,
             )
         )
+        seen.append(dataset)
     return entries
 
 

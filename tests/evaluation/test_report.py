@@ -265,6 +265,25 @@ def test_without_fp_nothing_is_said_of_it(results: dict[str, Any], tmp_path: Pat
     assert "degradation.png" not in [path.name for path in draw_plots(results, tmp_path)]
 
 
+def test_what_is_not_like_with_like_is_said(results: dict[str, Any]) -> None:
+    results["recipe"] |= {"encoder_context": "auto", "ce_weight": 1.0}
+    for text in (" ".join(render_table(results).split()), render_report(results)):
+        assert "fp computes Whisper's whole window of 30 s, as everybody does; the others fold the silence" in text
+        assert "how much of the differences is quantization was not measured (the arm fp-auto)." in text
+        assert "qat was taught by transcripts, and the float model was not fine-tuned on them" in text
+    # With both controls in the table, the one is named and the other needs no word.
+    for name in ("arms", "measurements", "pooled"):
+        results[name] = {
+            "fp": results[name]["fp"],
+            **dict.fromkeys(("fp-auto", "fp-ft"), results[name]["fp"]),
+            **results[name],
+        }
+    told = render_report(results)
+    assert "by itself: fp-auto is the one to see quantization by." in told and "fine-tuned on them" not in told
+    results["recipe"] |= {"encoder_context": "full"}
+    assert "whole window" not in render_report(results)
+
+
 @pytest.mark.parametrize("arm", ["fp", "qat"])
 def test_one_arm_is_compared_with_none(results: dict[str, Any], tmp_path: Path, arm: str) -> None:
     for name in ("arms", "measurements", "pooled"):

@@ -64,6 +64,26 @@ def test_front_matter_is_what_the_hub_indexes(card_folder: Path) -> None:
     assert shown == {"studio": 10.53, "calls": 0.0}
 
 
+def test_two_corpora_of_one_dataset_keep_their_names_in_the_index(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    results["corpora"]["calls"]["source"] = results["corpora"]["studio"]["source"]
+    (entry,) = front_matter(render_card(card_document(results, onnx_folders["qat"])))["model-index"][0]["results"]
+    assert [metric["name"] for metric in entry["metrics"]] == ["WER", "WER (calls)"]
+
+
+def test_a_card_says_what_it_does_not_compare_like_with_like(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    results["recipe"] = {**RECIPE, "encoder_context": "auto", "ce_weight": 1.0}
+    text = render_card(card_document(results, onnx_folders["qat"]))
+    assert "\n“float” computes Whisper's whole window of 30 s, as everybody does; the others fold the silence" in text
+    assert "\nThis model was taught by transcripts, and the float model was not fine-tuned on them" in text
+    results["recipe"] |= {"encoder_context": "full", "ce_weight": 0.0}
+    text = render_card(card_document(results, onnx_folders["qat"]))
+    assert "whole window" not in text and "taught by transcripts" not in text
+
+
 def test_main_table_comes_first_and_holds_the_measured_figures(card_folder: Path, results: dict[str, Any]) -> None:
     text = (card_folder / "README.md").read_text()
     assert text.index("| model | format |") < text.index("\n## ")
