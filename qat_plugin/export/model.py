@@ -37,6 +37,11 @@ def weight_bytes(model: ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
+def data_file(path: Path) -> Path:
+    """Where the weights of the ONNX file `path` lie, if they lie beside it."""
+    return path.with_name(f"{path.name}_data")
+
+
 def save_model(model: ModelProto, path: Path, *, external_data_bytes: int = EXTERNAL_DATA_BYTES) -> None:
     """Write `path`, and `path + "_data"` where the weights have `external_data_bytes` or more.
 
@@ -48,9 +53,9 @@ def save_model(model: ModelProto, path: Path, *, external_data_bytes: int = EXTE
         raise _no_room(path, needed, free)
     external = needed >= external_data_bytes
     try:
-        onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}_data" if external else None)
+        onnx.save(model, str(path), save_as_external_data=external, location=data_file(path).name if external else None)
     except OSError as error:
-        for unfinished in (path, path.with_name(f"{path.name}_data")):
+        for unfinished in (path, data_file(path)):
             unfinished.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise _no_room(path, needed, 0) from error

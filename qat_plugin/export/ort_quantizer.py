@@ -26,6 +26,7 @@ from onnxruntime.quantization import (
 
 from qat_plugin.arms import ORTMethod
 from qat_plugin.errors import QuantizationError
+from qat_plugin.export.model import EXTERNAL_DATA_BYTES, data_file, save_model
 from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
@@ -42,29 +43,37 @@ def export_with_onnxruntime(
     method: ORTMethod,
     reduce_range: bool,
     features: Sequence[NDArray[np.float32]] = (),
+    external_data_bytes: int = EXTERNAL_DATA_BYTES,
 ) -> None:
     """Write `output_dir` as `export_onnx` does of the float `checkpoint`, with both graphs quantized by ONNX Runtime.
 
     `features`: whole-window log-mel `(1, mels, frames)` of the speech that "static" is calibrated on; its decoder, whose
-    cross-attention ONNX Runtime cannot calibrate inside `If`, is quantized dynamically.
+    cross-attention ONNX Runtime cannot calibrate inside `If`, is quantized dynamically. Weights of `external_data_bytes` or
+    more go to `*.onnx_data`, those of the float graphs on the way included.
 
-    Raises `QuantizationError` when "static" has no speech.
+    Raises `QuantizationError` when "static" has no speech, and what `export_onnx` raises.
     """
     if method == "static" and not features:
         raise QuantizationError("static quantization needs speech: set `calibration_samples` to 1 or more")
-    export_onnx(checkpoint, output_dir)
+    export_onnx(checkpoint, output_dir, external_data_bytes=external_data_bytes)
     with tempfile.TemporaryDirectory(dir=output_dir.parent) as scratch:
         for name in GRAPHS:
-            source, written = Path(scratch) / name, output_dir / name
-            onnx.save(_with_plain_product(onnx.load(str(written))), str(source))
+            source, quantized, written = Path(scratch) / name, Path(scratch) / f"quantized_{name}", output_dir / name
+            model = _with_plain_product(onnx.load(str(written)))
+            save_model(model, source, external_data_bytes=external_data_bytes)
+            del model  # as large as the weights, and ONNX Runtime loads its own
+            for file in (written, data_file(written)):
+                file.unlink(missing_ok=True)
             if method == "static" and name == _ENCODER:
-                _quantize_encoder(source, written, reduce_range, features)
+                _quantize_encoder(source, quantized, reduce_range, features)
             else:
                 quantize_dynamic(
-                    source, written, op_types_to_quantize=_OPERATORS, per_channel=True, reduce_range=reduce_range,
-                    weight_type=QuantType.QInt8,
+                    source, quantized, op_types_to_quantize=_OPERATORS, per_channel=True, reduce_range=reduce_range,
+                    weight_type=QuantType.QInt8, use_external_data_format=True,
                     extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
                 )  # fmt: skip
+            # ONNX Runtime calls the file of the weights as no client of a Whisper expects.
+            save_model(onnx.load(str(quantized)), written, external_data_bytes=external_data_bytes)
 
 
 def _with_plain_product(model: ModelProto) -> ModelProto:
@@ -82,11 +91,13 @@ def _with_plain_product(model: ModelProto) -> ModelProto:
     return model
 
 
-def _quantize_encoder(source: Path, written: Path, reduce_range: bool, features: Sequence[NDArray[np.float32]]) -> None:
+def _quantize_encoder(
+    source: Path, quantized: Path, reduce_range: bool, features: Sequence[NDArray[np.float32]]
+) -> None:
     quantize_static(
-        source, written, _Speech(features), quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"],
+        source, quantized, _Speech(features), quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"],
         per_channel=True, reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True},
+        use_external_data_format=True, extra_options={"MatMulConstBOnly": True},
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from onnx import numpy_helper
 from qat_plugin.errors import QuantizationError
 from qat_plugin.export import export_rival
 from qat_plugin.export.census import read_file
+from qat_plugin.export.ort_quantizer import export_with_onnxruntime
+from qat_plugin.fake_quant import read_checkpoint
 from qat_plugin.models import load_whisper
 from qat_plugin.runtime import QuantizedWhisper
 
@@ -74,6 +76,29 @@ def test_it_runs_and_hears_what_the_float_model_hears(rivals, tiny_whisper_dir):
     found = QuantizedWhisper.from_pretrained(folders[False])(input_features=features, decoder_input_ids=tokens).logits
     error = float((found - expected).norm() / expected.norm())
     assert 0 < error < 0.2
+
+
+def test_large_weights_go_beside_the_file_and_those_of_the_float_model_go(rivals, tiny_whisper_dir, tmp_path):
+    method, folders = rivals
+    export_with_onnxruntime(
+        read_checkpoint(tiny_whisper_dir), tmp_path / "onnx", method=method, reduce_range=False,
+        features=FEATURES, external_data_bytes=10_000,
+    )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    companions = {path.name for path in folders[False].iterdir()} - {"quantization.json"}
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == companions | {f"{name}_data" for name in FILES}
+    for name in FILES:
+        tensors = onnx.load(str(tmp_path / "onnx" / name), load_external_data=False).graph.initializer
+        beside = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+        assert beside == {f"{name}_data"}
+        # Of the float weights, nothing is left: one byte each, but for convolutions, positions and scales.
+        assert (tmp_path / "onnx" / f"{name}_data").stat().st_size < 1.05 * (folders[False] / name).stat().st_size
+    features, tokens = torch.from_numpy(FEATURES[0]), torch.tensor([[1, 2, 3]])
+    inside, beside = (
+        QuantizedWhisper.from_pretrained(folder)(input_features=features, decoder_input_ids=tokens).logits
+        for folder in (folders[False], tmp_path / "onnx")
+    )
+    assert torch.equal(inside, beside)
 
 
 def test_static_needs_speech(tiny_whisper_dir, tmp_path):
