@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from qat_plugin import steps
-from qat_plugin.arms import ARMS, FLOAT
+from qat_plugin.arms import ARMS, FLOAT, FLOAT_FOLDED
 from qat_plugin.arms import PTQ_START as PTQ
 from qat_plugin.recipe import Recipe
 from qat_plugin.workspace import Workspace, say
@@ -25,7 +25,9 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     from qat_plugin.evaluation.results import read_results
     from qat_plugin.training.run import measure_parts
 
-    arms = [FLOAT, "ptq-rtn", PTQ]
+    # Folded silence changes words, too: what is lost beside the float model that folds it is lost by quantization.
+    baseline = FLOAT if recipe.model.encoder_context == "full" else FLOAT_FOLDED
+    arms = list(dict.fromkeys([FLOAT, baseline, "ptq-rtn", PTQ]))
     # A finished evaluation stays whole: its other arms are measured already.
     measured = read_results(workspace.results_file)["arms"] if workspace.results_file.is_file() else ()
     shown = [arm for arm in ARMS if arm in arms or arm in measured]
@@ -41,6 +43,7 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     suggestion = suggest(described, results["arms"][PTQ]["bytes"] / 1e6)
     found: dict[str, Any] = {
         "target": recipe.quantization.target,
+        "baseline": baseline,
         "pooled": {arm: results["pooled"][arm] for arm in arms},
         "kl_all": whole.kl,
         "parts": described,
@@ -70,19 +73,16 @@ def suggest(parts: list[dict[str, Any]], total_mb: float) -> list[str]:
     return chosen
 
 
-def verdict(measured: dict[str, Any]) -> str:
-    """What the interval of PTQ's loss says about training."""
+def verdict(measured: dict[str, Any], baseline: str = FLOAT) -> str:
+    """What the interval of PTQ's loss, beside the float arm `baseline`, says about training."""
     from qat_plugin.evaluation.bootstrap import MIN_UNITS
 
-    versus = measured["versus"][FLOAT]
-    points = 100 * versus["difference"]
+    versus = measured["versus"][baseline]
+    costs = f"without training the target costs {100 * versus['difference']:+.2f} points of WER beside {baseline}"
     if versus["interval"] is None:
-        return (
-            f"This speech cannot tell: without training the target costs {points:+.2f} points of WER on too few clips to say. "
-            f"Test on {MIN_UNITS} clips or more of every corpus."
-        )
+        return f"This speech cannot tell: {costs}, on too few clips to say. Test on {MIN_UNITS} clips or more of every corpus."
     low, high = (100 * bound for bound in versus["interval"])
-    said = f"without training the target costs {points:+.2f} points of WER (95 % interval {low:+.2f} to {high:+.2f})"
+    said = f"{costs} (95 % interval {low:+.2f} to {high:+.2f})"
     if low > 0:
         return f"There is something to win back: {said}."
     if high < 0.5:
@@ -92,7 +92,7 @@ def verdict(measured: dict[str, Any]) -> str:
 
 def render(found: dict[str, Any]) -> str:
     """The diagnosis as Markdown."""
-    lines = [f"# {found['target']} before training", "", verdict(found["pooled"][PTQ]), ""]
+    lines = [f"# {found['target']} before training", "", verdict(found["pooled"][PTQ], found["baseline"]), ""]
     lines += [
         "| arm | WER % | substitutions | deletions | insertions | looping clips |",
         "|---|---:|---:|---:|---:|---:|",
