@@ -37,13 +37,16 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     parts = measure_parts(recipe, workspace.checkpoint(PTQ), workspace.checkpoint("qat"))
     whole, *parts = parts
     parts.sort(key=lambda part: -part.kl)
-    described = [{**dataclasses.asdict(part), "extra_megabytes": part.extra_megabytes} for part in parts]
+    described = [dataclasses.asdict(part) for part in parts]
+    suggestion = suggest(described, results["arms"][PTQ]["bytes"] / 1e6)
     found: dict[str, Any] = {
         "target": recipe.quantization.target,
         "pooled": {arm: results["pooled"][arm] for arm in arms},
         "kl_all": whole.kl,
         "parts": described,
-        "suggestion": suggest(described, results["arms"][PTQ]["bytes"] / 1e6),
+        "suggestion": suggestion,
+        # A list in a recipe replaces the one before, so what is pasted must hold both.
+        "int8_modules": list(dict.fromkeys([*recipe.quantization.int8_modules, *suggestion])),
     }
     workspace.diagnosis.mkdir(exist_ok=True)
     text = render(found)
@@ -106,7 +109,7 @@ def render(found: dict[str, Any]) -> str:
             f"| {part['extra_megabytes']:.2f} |"
         )
     if found["suggestion"]:
-        lines += ["", f'Worth 8 bits: `"int8_modules": {json.dumps(found["suggestion"])}`']
+        lines += ["", f'Worth 8 bits: `"int8_modules": {json.dumps(found["int8_modules"])}`']
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,8 @@ from qat_plugin.models import load_fake_quant, load_whisper
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.sensitivity import measure_sensitivity
 
+EIGHT_BITS = ["model.encoder.layers.0.self_attn.*", "model.encoder.layers.1.*"]
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_whisper_dir, tmp_path_factory):
@@ -43,6 +45,19 @@ def test_each_part_is_quantized_alone_and_the_model_is_left_as_it_was(tiny_whisp
     assert layer.extra_megabytes == pytest.approx(layer.weights / 2e6) and found["encoder.conv1"].extra_megabytes == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert sum(part.weights for name, part in found.items() if name != "all") == found["all"].weights
+
+
+def test_weights_that_have_eight_bits_cost_nothing_more(tiny_whisper_dir, tmp_path):
+    config = QuantizerConfig("int4", 32, int8_modules=("model.encoder.layers.0.self_attn.*",), hot_tokens=96)
+    quantize_without_training(load_whisper(tiny_whisper_dir), config, tmp_path, method="rtn")
+    model, teacher = load_fake_quant(tmp_path), load_whisper(tiny_whisper_dir)
+    found = {s.part: s for s in measure_sensitivity(model, teacher, batches(), None)}
+    attention, rest = 4 * 64 * 64, 2 * 64 * 128
+    assert found["encoder.layers.0"].weights == attention + rest
+    assert found["encoder.layers.0"].extra_megabytes == pytest.approx(rest / 2e6)
+    assert found["encoder.layers.1"].extra_megabytes == pytest.approx((attention + rest) / 2e6)
+    table = found["decoder.embed_tokens"]
+    assert table.bits == 4 and table.extra_megabytes < (table.weights - 96 * 64) / 2e6
 
 
 def test_a_float_model_in_disguise_loses_nothing(tiny_whisper_dir, checkpoint):
@@ -100,7 +115,7 @@ def test_the_command_writes_a_verdict_a_table_and_a_plot(tones_manifest, tiny_sh
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({
         "model_name_or_path": str(tiny_short_whisper), "train_data": [str(tmp_path / "train.jsonl")],
-        "test_data": [str(tmp_path / "test.jsonl")], "target": "int4", "calibration_samples": 2, "parity_samples": 1,
+        "test_data": [str(tmp_path / "test.jsonl")], "target": "int4", "int8_modules": EIGHT_BITS, "calibration_samples": 2, "parity_samples": 1,
         "bootstrap_resamples": 200, "output_dir": str(tmp_path / "out"), "max_steps": 1, "use_cpu": True,
     }))  # fmt: skip
     results = tmp_path / "out" / "evaluation" / "results.json"
@@ -109,9 +124,15 @@ def test_the_command_writes_a_verdict_a_table_and_a_plot(tones_manifest, tiny_sh
     assert main(["diagnose", str(recipe)]) == 0
     # What had been measured before is in the results still.
     assert list(json.loads(results.read_text("utf8"))["arms"]) == ["fp", "ptq-rtn", "ptq-mse", "ptq-gptq"]
-    assert "int4 before training" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "int4 before training" in printed
     found = json.loads((tmp_path / "out" / "diagnosis" / "diagnosis.json").read_text("utf8"))
     assert found["kl_all"] > 0 and {part["part"] for part in found["parts"]} >= {"encoder.layers.0", "decoder.layers.1"}
+    # What is pasted replaces the recipe's own list, and must hold it.
+    pasted = json.loads("{" + re.search(r'"int8_modules": \[.*\]', printed)[0] + "}")["int8_modules"]
+    assert found["suggestion"] and pasted == EIGHT_BITS + [
+        glob for glob in found["suggestion"] if glob not in EIGHT_BITS
+    ]
     assert (tmp_path / "out" / "diagnosis" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,17 +28,14 @@ class Sensitivity:
     """What quantizing one part alone does to the model's next tokens.
 
     `kl`: mean over tokens of KL(float || quantized), nats. `weights`: how many weights the part has. `bits`: of most of them.
+    `extra_megabytes`: what 8 bits for those of its weights that have fewer would add to the files.
     """
 
     part: str
     kl: float
     weights: int
     bits: int
-
-    @property
-    def extra_megabytes(self) -> float:
-        """What 8 bits for all of its weights would add to the files."""
-        return self.weights * max(0, 8 - self.bits) / 8 / 1e6
+    extra_megabytes: float
 
 
 def measure_sensitivity(
@@ -75,18 +73,20 @@ def measure_sensitivity(
                 kl += float(kl_divergence(label_logits(quantized, batch, context), answer, 1.0)) * len(answer)
                 tokens += len(answer)
         by_weight = {id(layers[name].weight): layers[name] for name in chosen}.values()
-        counts: dict[int, int] = {}
+        counts = Counter[int]()
         for layer in by_weight:
-            bits = layer.layer_scheme.weight.num_bits
-            counts[bits] = counts.get(bits, 0) + _size(layer)
-        found.append(Sensitivity(part, kl / tokens, sum(counts.values()), max(counts, key=lambda bits: counts[bits])))
+            counts.update(_weights_by_bits(layer))
+        extra = sum(count * max(0, 8 - bits) for bits, count in counts.items()) / 8 / 1e6
+        found.append(Sensitivity(part, kl / tokens, counts.total(), counts.most_common(1)[0][0], extra))
     return found
 
 
-def _size(layer: FakeQuantLayer) -> int:
-    weight = layer.weight
+def _weights_by_bits(layer: FakeQuantLayer) -> dict[int, int]:
+    weight, counts = layer.weight, Counter[int]()
     assert isinstance(weight, Tensor)
-    return weight.numel()
+    for _, rows, _, scheme in layer.parts():
+        counts[scheme.weight.num_bits] += weight[rows].numel()
+    return counts
 
 
 def _order(part: str) -> tuple[bool, int, str]:
