@@ -38,6 +38,10 @@ _MIN_EQUIVALENT = {"int8": 0.97, "int4": 0.99, None: 0.99}
 # operator, scale or order moves them by several.
 _UNDECIDED_MARGIN = 1.0
 
+# Of so many clips or more, half must be identical whatever the margins: a right export has two thirds or more, and where
+# hardly any are, the undecided ones are no coins. Fewer clips may all be such.
+_FEWEST_CLIPS = 4
+
 # Clips on which logits are compared: each takes three passes of the model, and one wrong weight shows on any of them.
 _LOGIT_CLIPS = 2
 
@@ -93,7 +97,7 @@ def check_parity(
     4. logits of the weight-only arithmetic on the first clips, with the model's own tokens, against torch in float64;
     5. greedy tokens on all clips, in the arithmetic that ships, against the fake-quantized torch model. In 99 % (int4,
        float) or 97 % (int8) of the clips all must be equal, or part where the trained model was undecided; one clip may
-       do otherwise where that would allow none.
+       do otherwise where that would allow none. Of 4 clips or more, half (rounded down) must be equal throughout.
 
     `clips`: 16 kHz audio of at most the model's window, and its language. Where the checkpoint folds silence, so does the
     reference. Raises `ParityError` naming the layer or the figure.
@@ -275,6 +279,11 @@ def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequ
         raise ParityError(
             f"greedy tokens differ from the trained model's on {len(different)} of {len(clips)} clips ({different}), where "
             f"it was not undecided; {checkpoint.target or 'float'} allows {allowed}"
+        )
+    if len(clips) >= _FEWEST_CLIPS and identical < len(clips) // 2:
+        raise ParityError(
+            f"greedy tokens are the trained model's on {identical} of {len(clips)} clips, and {len(clips) // 2} must be; it "
+            f"was undecided on {undecided}"
         )
     return identical, undecided
 
