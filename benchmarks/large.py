@@ -4,8 +4,8 @@
 
 Makes a model of the shape of whisper-large-v3-distil-fr-v0.2 with random weights (bytes and milliseconds do not depend on what
 they are) and the tokenizer that `make demo` fetches, quantizes it by plain rounding, exports it through the parity gate, and
-measures what the files cost to open and to run. Every step is a process of its own, so that peaks are theirs. Needs 8 GB on the
-disk. Writes benchmarks/results/large.json.
+measures what the files cost to open and to run; so, too, of the float model, which every run exports for comparison. Every step
+is a process of its own, so that peaks are theirs. Needs 11 GB on the disk. Writes benchmarks/results/large.json.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ SHAPE = {
 # A random model never ends; these tell as much as 448.
 TOKENS = 40
 MAX_BYTES = 10e9
+# Of the float32 weights, by arm.
+MAX_SHARE = {"fp": 1.01, "int8": 0.26, "int4": 0.15}
 
 
 def make_model(folder: Path) -> dict[str, Any]:
@@ -65,12 +67,13 @@ def quantize(source: Path, folder: Path, target: str) -> dict[str, Any]:
     return {}
 
 
-def export(source: Path, folder: Path, clip: Path) -> dict[str, Any]:
+def export(source: Path, folder: Path, clip: Path, quantized: bool) -> dict[str, Any]:
     """Written and verified on two clips."""
     from qat_plugin.export import export_verified
 
     audio = read_audio(str(clip))
-    report = export_verified(source, folder, clips=[(audio, "fr"), (audio[::2], "fr")], task="transcribe")
+    clips = [(audio, "fr"), (audio[::2], "fr")]
+    report = export_verified(source, folder, clips=clips, task="transcribe", quantized=quantized)
     return report.to_dict()
 
 
@@ -88,7 +91,7 @@ def alone(step: Callable[..., dict[str, Any]], *inputs: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", nargs="+", choices=("int8", "int4"), default=["int8", "int4"])
+    parser.add_argument("--arms", nargs="+", choices=tuple(MAX_SHARE), default=list(MAX_SHARE))
     options = parser.parse_args()
     fetch_all(DATA_DIR, full=False)
     clip = next(iter(sorted((DATA_DIR / "speech" / "asterisk_fr_long").glob("*.wav"))))
@@ -96,18 +99,22 @@ def main() -> None:
     steps: dict[str, Any] = {"make": alone(make_model, FOLDER / "float")}
     print(f"{steps['make']['parameters'] / 1e6:.0f} M parameters")
     figures = []
-    for target in options.targets:
-        checkpoint, onnx = FOLDER / target, FOLDER / f"onnx-{target}"
-        steps[f"quantize {target}"] = alone(quantize, FOLDER / "float", checkpoint, target)
-        exported = alone(export, checkpoint, onnx, clip)
+    for arm in options.arms:
+        quantized, onnx = arm != "fp", FOLDER / f"onnx-{arm}"
+        checkpoint = FOLDER / (arm if quantized else "float")
+        if quantized:
+            steps[f"quantize {arm}"] = alone(quantize, FOLDER / "float", checkpoint, arm)
+        steps[f"export {arm}"] = alone(export, checkpoint, onnx, clip, quantized)
         cost = measure_cost(onnx, audio, language="fr", task="transcribe")
-        steps[f"export {target}"], steps[f"use {target}"] = exported, {**cost, "bytes": folder_bytes(onnx)}
-        name = f"{target}: peak memory of quantizing, export and parity gate"
-        peak = max(steps[f"{step} {target}"]["peak_memory_bytes"] for step in ("quantize", "export"))
+        steps[f"use {arm}"] = {**cost, "bytes": folder_bytes(onnx)}
+        taken = [steps[name] for name in (f"quantize {arm}", f"export {arm}") if name in steps]
+        name = f"{arm}: peak memory of {'quantizing, ' if quantized else ''}export and parity gate"
+        peak = max(step["peak_memory_bytes"] for step in taken)
         figures.append(figure(name, peak / 1e9, "GB", MAX_BYTES / 1e9))
         share = folder_bytes(onnx) / (4 * steps["make"]["parameters"])
-        figures.append(figure(f"{target}: size over float32 weights", share, "", {"int8": 0.26, "int4": 0.15}[target]))
-        shutil.rmtree(checkpoint)
+        figures.append(figure(f"{arm}: size over float32 weights", share, "", MAX_SHARE[arm]))
+        if quantized:
+            shutil.rmtree(checkpoint)
     write_results("large", figures, shape=SHAPE, steps=steps)
     shutil.rmtree(FOLDER)
 

@@ -245,7 +245,10 @@ class EvaluationArguments:
     )
     eval_batch_size: int = field(
         default=1,
-        metadata={"help": "Clips decoded together. int8 activations are quantized per batch: 1 is the finest."},
+        metadata={
+            "help": "Clips decoded together. The encoder's activations are quantized per batch, and 'auto' folds the silence "
+            "behind its longest clip: 1 is the finest."
+        },
     )
     bootstrap_resamples: int = field(default=2000, metadata={"help": "Resamples of the 95 % intervals."})
     parity_samples: int = field(

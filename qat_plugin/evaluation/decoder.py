@@ -164,8 +164,10 @@ class Decoder:
     def _generate(self, audios: Sequence[Audio], languages: Sequence[str], *, sequential: bool) -> list[_Heard]:
         features, attention_mask = extract_features(self._processor.feature_extractor, audios)
         asked: dict[str, Any] = dict(self._asked(languages[0]))
-        if len(set(languages)) > 1:
-            asked["language"] = [self._asked(language)["language"] for language in languages]
+        # By code: rows may spell one language in several ways, and a model that knows English only is asked for none.
+        codes = [self._asked(language).get("language") for language in languages]
+        if len(set(codes)) > 1:
+            asked["language"] = codes
         output = self._model.generate(
             features,
             attention_mask=attention_mask,

@@ -58,7 +58,7 @@
 
 `difference` is this arm's WER minus the other's: times 100 it is points, below 0 this arm is better; `relative` times
 100 is percent. Intervals are the paired bootstrap's 95 %; they, "p_value" and "beyond_interval" are null where a corpus has
-fewer than 8 "interval_units". Arms come in the order of `qat_plugin.arms`. In "pooled" the
+fewer than 10 "interval_units". Arms come in the order of `qat_plugin.arms`. In "pooled" the
 ids are written CORPUS/ID and speakers CORPUS/SPEAKER. The same transcripts give the same bytes; another evaluation of the
 same inputs differs in measured times and costs only ("wall_seconds", "rtfx", "step_seconds", "cost").
 """

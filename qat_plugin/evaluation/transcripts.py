@@ -86,7 +86,7 @@ class TranscriptFile:
     def find_batch(self, rows: Sequence[dict[str, Any]]) -> list[Transcript] | None:
         """The transcripts of these rows if they were decoded together, and the corpus says the same of them; otherwise None.
 
-        int8 activations are quantized per batch, so a transcript belongs to its batch.
+        The encoder's activations are quantized per batch, so a transcript belongs to its batch.
         """
         found = self._batches.get(rows[0]["id"], [])
         same = len(found) == len(rows) and all(_is_of(transcript, row) for transcript, row in zip(found, rows))

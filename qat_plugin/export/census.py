@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
+from onnx import AttributeProto, NodeProto, numpy_helper
 
 from qat_plugin.errors import ParityError
 from qat_plugin.export.packing import unpack_columns, unpack_halves, unpack_matmul_nbits
@@ -43,7 +44,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class FileContent:
-    """Nodes and initializers of one ONNX file; `If` branches included."""
+    """Nodes and initializers of one ONNX file; `If` branches included. The weights are in memory once."""
 
     name: str
     nodes: list[NodeProto]
@@ -71,15 +72,17 @@ def read_file(path: Path) -> FileContent:
     """Load an ONNX file with its external data."""
     model = onnx.load(str(path))
     initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return FileContent(path.name, list(_walk(model.graph)), initializers)
+    # A node of the loaded model would keep all of it in memory, its weights included.
+    nodes = [copy.deepcopy(node) for node in model.graph.node]
+    return FileContent(path.name, list(_walk(nodes)), initializers)
 
 
-def _walk(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
+def _walk(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
         yield node
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                yield from _walk(attribute.g)
+                yield from _walk(attribute.g.node)
 
 
 def check_weights(files: list[FileContent], checkpoint: QuantizedCheckpoint) -> int:

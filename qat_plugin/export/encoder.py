@@ -13,7 +13,7 @@ from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 
 def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) -> ModelProto:
-    """`input_features (batch, mels, frames)` → `last_hidden_state (batch, kept, dim)`.
+    """`input_features (batch, mels, frames)`, a whole window → `last_hidden_state (batch, kept, dim)`.
 
     Silence behind the clip is folded where the checkpoint's config has an "encoder_context", or where a `silence_stride` is
     given; otherwise `kept` is `frames / 2`. See `silence`.
@@ -44,7 +44,10 @@ def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
     graph.at("model.encoder.layer_norm")
     norm = [layers.tensor(graph, f"model.encoder.layer_norm.{part}") for part in ("weight", "bias")]
     graph.op("LayerNormalization", [x, *norm], outputs=["last_hidden_state"], axis=-1, epsilon=1e-5)
-    features, states = ["batch_size", mels, "feature_length"], ["batch_size", "encoder_sequence_length", dim]
+    features, states = (
+        ["batch_size", mels, 2 * config["max_source_positions"]],
+        ["batch_size", "encoder_sequence_length", dim],
+    )
     info = helper.make_tensor_value_info
     return make_model(
         "encoder",

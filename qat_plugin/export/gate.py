@@ -38,6 +38,10 @@ _MIN_EQUIVALENT = {"int8": 0.97, "int4": 0.99, None: 0.99}
 # operator, scale or order moves them by several.
 _UNDECIDED_MARGIN = 1.0
 
+# One of so many clips must be identical whatever the margins: of right exports half or more are, and where hardly any is, the
+# undecided ones are no coins.
+_CLIPS_PER_IDENTICAL = 4
+
 # Clips on which logits are compared: each takes three passes of the model, and one wrong weight shows on any of them.
 _LOGIT_CLIPS = 2
 
@@ -93,7 +97,7 @@ def check_parity(
     4. logits of the weight-only arithmetic on the first clips, with the model's own tokens, against torch in float64;
     5. greedy tokens on all clips, in the arithmetic that ships, against the fake-quantized torch model. In 99 % (int4,
        float) or 97 % (int8) of the clips all must be equal, or part where the trained model was undecided; one clip may
-       do otherwise where that would allow none.
+       do otherwise where that would allow none. Of every 4 clips, one must be equal throughout.
 
     `clips`: 16 kHz audio of at most the model's window, and its language. Where the checkpoint folds silence, so does the
     reference. Raises `ParityError` naming the layer or the figure.
@@ -275,6 +279,12 @@ def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequ
         raise ParityError(
             f"greedy tokens differ from the trained model's on {len(different)} of {len(clips)} clips ({different}), where "
             f"it was not undecided; {checkpoint.target or 'float'} allows {allowed}"
+        )
+    required = len(clips) // _CLIPS_PER_IDENTICAL
+    if identical < required:
+        raise ParityError(
+            f"greedy tokens are the trained model's on {identical} of {len(clips)} clips, and {required} must be; it was "
+            f"undecided on {undecided}"
         )
     return identical, undecided
 

@@ -71,19 +71,26 @@ class EncoderSession:
         """`stride`: of the folding of silence, see `EncoderContext`; 1 computes the whole window."""
         self._session = open_session(path, num_threads)
         self._num_mel_bins: int = config.num_mel_bins
+        self._num_frames: int = 2 * config.max_source_positions
         self._stride = _share(torch.tensor([stride]))
 
     def run(self, input_features: torch.Tensor) -> torch.Tensor:
         """Hidden states, float32 [batch, positions, d_model].
 
-        `input_features` is float32 [batch, mels, frames]; whole windows have frames / 2 positions.
-        Raises `ModelError` when the features have another number of mel bins than the model.
+        `input_features` is float32 [batch, mels, frames], a whole window, which has frames / 2 positions unless folded.
+        Raises `ModelError` when the features have another number of mel bins or frames than the model.
         """
-        _, mels, _ = input_features.shape
+        _, mels, frames = input_features.shape
         if mels != self._num_mel_bins:
             raise ModelError(
                 f"input_features have {mels} mel bins and the model wants {self._num_mel_bins}: "
                 "use the feature extractor that is saved beside the model"
+            )
+        # From the number of states, the decoder tells how silence was folded: of another window it would tell wrongly.
+        if frames != self._num_frames:
+            raise ModelError(
+                f"input_features have {frames} frames and the model wants {self._num_frames}: pad the audio to the whole "
+                "window, as the feature extractor that is saved beside the model does"
             )
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("input_features", _share(input_features.contiguous()))

@@ -49,6 +49,25 @@ def test_a_row_that_tells_its_language_is_heard_in_it(folder: Path, tmp_path: Pa
     assert [call["language"] for call in model.calls[1:]] == [["es", "fr"], "it", "fr"]
 
 
+def test_one_language_spelled_in_two_ways_is_one(folder: Path, tmp_path: Path) -> None:
+    corpus, model = ToneCorpus(), FakeModel(folder)
+    for row, language in zip(corpus.rows, ["fr", "french", "French", None, "fr"], strict=True):
+        row["language"] = language
+    evaluate(folder, corpus, tmp_path / "out", model, batch_size=5)
+    assert [call["language"] for call in model.calls] == ["fr", "fr"]
+
+
+def test_an_english_only_model_is_asked_for_no_language_however_rows_spell_it(folder: Path, tmp_path: Path) -> None:
+    settings = folder / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "is_multilingual": False}))
+    corpus, model = ToneCorpus(), FakeModel(folder)
+    for row, language in zip(corpus.rows, ["en", "english", "English", None, "en"], strict=True):
+        row["language"] = language
+    path = evaluate(folder, corpus, tmp_path / "out", model, language="english", batch_size=5)
+    assert [line["language"] for line in lines(path)] == ["en"] * 5
+    assert not [call for call in model.calls if "language" in call]
+
+
 def test_transcripts_and_what_the_model_was_asked(folder: Path, tmp_path: Path) -> None:
     model = FakeModel(folder, ["bonjour à tous", "merci bien", "", "au revoir", "un deux trois"])
     path = evaluate(folder, ToneCorpus(), tmp_path / "out", model, num_beams=3)

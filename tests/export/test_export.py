@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -284,6 +286,31 @@ def test_changed_positions_are_found(checkpoints: dict[str, Path], tmp_path: Pat
     tamper(tmp_path, "encoder_model.onnx", f"{positions}.inverse_timescales")
     with pytest.raises(ParityError, match=positions):
         check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+WEIGHTS_ONCE = """
+import sys
+from pathlib import Path
+from qat_plugin.evaluation.environment import memory_bytes
+from qat_plugin.export.census import read_file
+before = memory_bytes("VmRSS")
+content = read_file(Path(sys.argv[1]))
+assert [node.op_type for node in content.nodes] == ["Identity"]
+print((memory_bytes("VmRSS") - before) / content.weight_bytes)
+"""
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_weights_that_are_read_are_in_memory_once(tmp_path: Path, beside: bool) -> None:
+    path = tmp_path / "large.onnx"
+    weight = numpy_helper.from_array(np.ones((4000, 10_000), np.float32), "weight")
+    output = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)
+    node = onnx.helper.make_node("Identity", ["weight"], ["output"])
+    graph = onnx.helper.make_graph([node], "large", [], [output], [weight])
+    file_module.save_model(onnx.helper.make_model(graph), path, external_data_bytes=1 if beside else 10**9)
+    script = [sys.executable, "-c", WEIGHTS_ONCE, str(path)]
+    times = float(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    assert 0.9 < times < 1.3
 
 
 def test_the_tokenizer_is_compact_and_the_same(checkpoints: dict[str, Path], exported: dict[str, Path]) -> None:

@@ -248,6 +248,16 @@ def test_the_normalizer_and_the_guard_are_named(document: dict[str, Any]) -> Non
     assert "guard" not in render_card(document).partition("## Limits")[2].partition("## Reproduce")[0]
 
 
+@pytest.mark.parametrize("target", ["int4", "int8"])
+def test_what_shares_a_batch_may_change_a_transcript(document: dict[str, Any], target: str) -> None:
+    document["arms"]["qat"]["format"] = target
+    said = "- The encoder's activations are quantized over a whole batch: a batch other than 1 gives other roundings"
+    assert said in render_card(document)
+    document["recipe"]["encoder_context"] = "auto"
+    folded = said.replace("whole batch", "whole batch, and silence is folded behind its longest clip")
+    assert folded in render_card(document)
+
+
 def figures(value: Any) -> Iterator[float]:
     """Every number in nested JSON, those within its strings included."""
     if isinstance(value, dict):

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from noise import noise
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
 from transformers.modeling_outputs import BaseModelOutput
 
 from qat_plugin.errors import ModelError
 from qat_plugin.runtime import QuantizedWhisper
-from qat_plugin.runtime.sessions import DecoderCache
+from qat_plugin.runtime.sessions import DecoderCache, open_session
 
 FRENCH = {"language": "fr", "task": "transcribe"}
 
@@ -197,6 +199,23 @@ def test_what_the_graphs_cannot_give(
 def test_wrong_number_of_mel_bins(model: QuantizedWhisper) -> None:
     with pytest.raises(ModelError, match="128 mel bins and the model wants 80"):
         model.generate(torch.zeros(1, 128, 3000), **FRENCH)
+
+
+@pytest.mark.parametrize("frames", [1000, 2998, 3002])
+def test_wrong_number_of_frames(model: QuantizedWhisper, frames: int) -> None:
+    features = torch.zeros(1, 80, frames)
+    with pytest.raises(
+        ModelError, match=f"{frames} frames and the model wants 3000: pad the audio to the whole window"
+    ):
+        model(input_features=features, decoder_input_ids=torch.zeros(1, 2).long())
+    with pytest.raises(ModelError, match=f"{frames} frames"):
+        model.get_encoder()(features)
+
+
+def test_the_graph_itself_refuses_another_number_of_frames(tiny_onnx_dir: Path) -> None:
+    encoder = open_session(tiny_onnx_dir / "encoder_model.onnx", 1)
+    with pytest.raises(InvalidArgument, match="Got: 1000 Expected: 3000"):
+        encoder.run(None, {"input_features": np.zeros((1, 80, 1000), np.float32)})
 
 
 def test_saving_is_refused(model: QuantizedWhisper, tmp_path: Path) -> None:
