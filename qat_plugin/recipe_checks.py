@@ -16,6 +16,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from qat_plugin.arms import ARMS
 from qat_plugin.fake_quant.schemes import GROUP_SIZES
+from qat_plugin.recipe import is_of_errors
 
 Values = Mapping[str, Any]
 """Every field of a recipe by its name, defaults filled in."""
@@ -173,6 +174,12 @@ def _validation(v: Values) -> Iterator[str]:
         yield (
             f'validation_data is {quote(v["validation_data"])} and eval_strategy is "no", so that nothing reads it: '
             'set eval_strategy to "steps" or "epoch"'
+        )
+    metric = v["metric_for_best_model"]
+    if v["greater_is_better"] and is_of_errors(metric):
+        yield (
+            f"metric_for_best_model is {quote(metric)} and greater_is_better is true: the worst checkpoint would count as the "
+            "best; leave the latter out"
         )
 
 

@@ -32,7 +32,7 @@ _UNDECIDING = (
     "output_dir", "logging_", "log_", "save_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub",
     "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
-    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "use_cpu",
+    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "use_cpu", "tf32",
 )  # fmt: skip
 
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}

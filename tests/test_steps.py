@@ -220,8 +220,11 @@ def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe)
 
 def test_what_a_gpu_has_trained_is_measured_on_a_cpu(recipe):
     loaded = load_recipe(str(recipe), [])
-    elsewhere = load_recipe(str(recipe), ["--use_cpu", "false"])
+    elsewhere = load_recipe(str(recipe), ["--use_cpu", "false", "--tf32", "false"])
     assert loaded.training.use_cpu and not elsewhere.training.use_cpu
+    assert training_inputs(loaded) == training_inputs(elsewhere)
+    # Which a machine without such a GPU cannot be told.
+    elsewhere.training.tf32 = True
     assert training_inputs(loaded) == training_inputs(elsewhere)
 
 
