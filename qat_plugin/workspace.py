@@ -106,6 +106,14 @@ class Workspace:
         entry = self._read().get(step)
         return entry is not None and entry["done"] and entry["inputs"] == fingerprint(inputs)
 
+    def has_finished(self, step: str) -> bool:
+        """Whether `step` was finished, with whatever inputs."""
+        return step in self.seconds()
+
+    def forget(self, step: str) -> None:
+        """Let it be as if `step` had never begun."""
+        self._write({name: entry for name, entry in self._read().items() if name != step})
+
     def differences(self, step: str, inputs: dict[str, Any]) -> list[str]:
         """Fields that decided `step` before and are others now, as 'name: before → now'; empty when it never began."""
         entry = self._read().get(step)
@@ -150,8 +158,12 @@ class Workspace:
     def alone(self, step: str) -> Iterator[None]:
         """Let no other process do `step` in this folder meanwhile: two would write into each other's files and times.
 
-        Raises `WorkspaceError` when one is at it. The system gives the lock back when a process dies.
+        Raises `WorkspaceError` when one is at it. The system gives the lock back when a process dies. Of several processes
+        that do it together, the one that keeps the books has the lock.
         """
+        if not self.keeps_books:
+            yield
+            return
         with (self.root / f".{step}.lock").open("w", encoding="utf8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

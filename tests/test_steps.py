@@ -24,7 +24,7 @@ from qat_plugin.evaluation.environment import git_commit
 from qat_plugin.publishing.document import read_parity
 from qat_plugin.recipe import QATTrainingArguments
 from qat_plugin.recipe_loading import load_recipe
-from qat_plugin.steps import training_inputs
+from qat_plugin.steps import open_workspace, training_inputs
 from qat_plugin.workspace import Workspace
 
 
@@ -198,6 +198,38 @@ def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):
     assert main(["train", str(recipe), "--learning_rate", "5e-4", "--logging_steps", "7"]) == 1
     error = capsys.readouterr().err
     assert "holds another run" in error and "learning_rate: 0.001 → 0.0005" in error and "logging_steps" not in error
+
+
+def test_a_mended_recipe_goes_on_where_the_first_one_failed_before_any_checkpoint(recipe, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["train", str(recipe), "--output_dir", str(out)]
+    assert main([*command, "--int8_modules", "nonsense.*"]) == 1
+    assert "matches no layer of the model" in capsys.readouterr().err
+    labels = (out / "train" / "pseudo_labels.jsonl").stat()
+    (out / "train" / "start").mkdir()  # as of a training that began and ran out of memory
+    mended = [*command, "--initial_rounding", "nearest"]
+    with Workspace(out).alone("train"):
+        assert main(mended) == 1
+    assert "another process does step 'train'" in capsys.readouterr().err
+    assert main(mended) == 0
+    assert json.loads((out / "state.json").read_text())["train"]["done"]
+    # It is not of this recipe; what the teacher wrote is.
+    assert not (out / "train" / "start").exists()
+    assert (out / "train" / "pseudo_labels.jsonl").stat().st_mtime_ns == labels.st_mtime_ns
+
+
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(recipe, tmp_path):
+    workspace = Workspace(tmp_path)
+    loaded = load_recipe(str(recipe), ["--output_dir", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt), workspace.step("train", training_inputs(loaded)):
+        raise KeyboardInterrupt
+    checkpoint = workspace.checkpoint("qat") / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    other = load_recipe(str(recipe), ["--output_dir", str(tmp_path), "--learning_rate", "5e-4"])
+    with pytest.raises(WorkspaceError, match="holds another run"):
+        open_workspace(other)
+    assert open_workspace(loaded).differences("train", training_inputs(loaded)) == []
 
 
 def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe):
