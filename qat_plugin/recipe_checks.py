@@ -256,6 +256,15 @@ def _training(v: Values) -> Iterator[str]:
         )
 
 
+def _sharding(v: Values) -> Iterator[str]:
+    for name in ("fsdp", "deepspeed"):
+        if v[name]:
+            yield (
+                f"{name} is {quote(v[name])}: each process would have a piece of the weights, and quantizers are found for whole "
+                "ones; leave it out, and start several processes with `accelerate launch --multi_gpu`"
+            )
+
+
 def _precision(v: Values) -> Iterator[str]:
     if v["bf16"] and v["fp16"]:
         yield "bf16 and fp16 are both true: keep one"
@@ -282,6 +291,7 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _distillation,
     _evaluation,
     _training,
+    _sharding,
     _precision,
     _tokens,
 )

@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     "dataloader_persistent_workers": False, "eval_strategy": "no", "save_strategy": "steps", "logging_strategy": "steps",
     "bf16": False, "fp16": False, "hub_token": None,
     "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "resume_from_checkpoint": None, "push_to_hub": False,
-    "metric_for_best_model": None, "greater_is_better": None,
+    "fsdp": None, "deepspeed": None, "metric_for_best_model": None, "greater_is_better": None,
 }  # fmt: skip
 
 
@@ -101,6 +101,8 @@ def test_good_values_have_no_message() -> None:
         ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor is 0.1: the Trainer would take the labels away from"]),
         ({"resume_from_checkpoint": "a"}, ['resume_from_checkpoint is "a": a run goes on from the last checkpoint in its']),
         ({"push_to_hub": True}, ["push_to_hub is true: the Trainer would publish weights that are not quantized yet; leave"]),
+        ({"fsdp": "full_shard"}, ['fsdp is "full_shard": each process would have a piece of the weights, and quantizers are']),
+        ({"deepspeed": "ds.json"}, ['deepspeed is "ds.json": each process would have a piece of the weights, and']),
         ({"bf16": True, "fp16": True}, ["bf16 and fp16 are both true: keep one"]),
         ({"hub_token": "x"}, ["hub_token is set: a recipe is kept beside the output, so it must hold no secret"]),
     ],

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,11 @@ def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
 
 
 def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QATTrainer:
-    """The recipe's trainer, writing checkpoints to `folder`; `quantized=False` trains the control, in float."""
+    """The recipe's trainer, writing checkpoints to `folder`; `quantized=False` trains the control, in float.
+
+    Raises `RecipeError` when accelerate's configuration has a mixed precision that the recipe does not.
+    """
+    _check_precision(recipe)
     model, processor = load_model(recipe)
     # A copy: the recipe's own output_dir is the folder of the whole run.
     args = copy.copy(recipe.training)
@@ -247,6 +252,17 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         processing_class=processor,
         compute_metrics=compute_metrics_fn(processor.tokenizer, recipe.evaluation.normalizer),
     )
+
+
+def _check_precision(recipe: Recipe) -> None:
+    """Refuse a mixed precision that accelerate brings and the recipe, which card and run are told by, does not know of."""
+    args = recipe.training
+    brought = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if brought != "no" and not (args.bf16 or args.fp16):
+        raise RecipeError(
+            f"bf16 and fp16 are false, and accelerate's configuration has mixed_precision {brought!r}, in which the Trainer would "
+            "train all the same: set bf16 or fp16 to true in the recipe, or start with `accelerate launch --mixed_precision no`"
+        )
 
 
 class _ReturnMemory(TrainerCallback):
