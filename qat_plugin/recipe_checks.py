@@ -194,6 +194,12 @@ def _quantization(v: Values) -> Iterator[str]:
             f'initial_rounding is "gptq", calibration_samples is {quote(v["calibration_samples"])} and weight_observer is '
             f'{quote(v["weight_observer"])}: it needs clips and "mse"; or set initial_rounding to "nearest"'
         )
+    calibrated = [arm for arm in v["arms"] if arm in ARMS and ARMS[arm].needs_speech]
+    if v["calibration_samples"] == 0 and calibrated:
+        yield (
+            f"arms has {', '.join(map(quote, calibrated))} and calibration_samples is 0: what they round by is heard on clips; "
+            "set it to 1 or more, or take them out of arms"
+        )
     start, freeze, steps = v["fake_quant_start_step"], v["freeze_scales_step"], v["max_steps"]
     if freeze is not None and freeze < start:
         yield (

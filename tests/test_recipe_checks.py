@@ -79,6 +79,10 @@ def test_good_values_have_no_message() -> None:
         ({"target": "int8", "hot_tokens": 9}, ['hot_tokens is 9 and target is "int8": everything has 8 bits then']),
         ({"target": "int8", "int8_modules": ["a.*"]}, ['int8_modules is ["a.*"] and target is "int8": everything']),
         ({"calibration_samples": 0}, ['initial_rounding is "gptq", calibration_samples is 0 and weight_observer is "mse"']),
+        (
+            {"calibration_samples": 0, "initial_rounding": "nearest", "arms": ["fp", "ptq-static", "ptq-hqq", "ptq-gptq", "ptq-ft"]},
+            ['arms has "ptq-static", "ptq-gptq", "ptq-ft" and calibration_samples is 0: what they round by is heard on clips'],
+        ),
         ({"weight_observer": "minmax"}, ['initial_rounding is "gptq", calibration_samples is 32 and weight_observer is']),
         ({"group_size": 24}, ["group_size is 24: target int4 has groups of 16, 32, 64, 128, 256"]),
         (

@@ -253,10 +253,15 @@ class QATCallback(TrainerCallback):
     def calibrate(
         self, model: WhisperForConditionalGeneration, device: torch.device, search: ScaleSearch = search_mse
     ) -> None:
-        """Search the first scales again with the activations of `calibration_batches`; without any, do nothing."""
-        if self.quantizer is None or self.calibration_batches is None or self.weight_observer != "mse":
+        """Search the first scales again with the activations of `calibration_batches`; without any, by the weights alone."""
+        if self.quantizer is None or self.weight_observer != "mse":
             return
         batches = self.calibration_batches
+        if batches is None:
+            # What `prepare` has done is not done twice.
+            if search is not search_mse:
+                calibrate(model, None, search)
+            return
 
         def run() -> None:
             for batch in batches:
