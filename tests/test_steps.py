@@ -64,10 +64,11 @@ def test_what_training_began_with_is_the_arm_ptq_gptq_and_not_computed_twice(fin
     from qat_plugin.training.run import run_ptq
 
     assert not (finished / "train" / "start").exists()
-    # Labels that the teacher wrote are calibrated on, too.
-    shutil.copy(finished / "train" / "pseudo_labels.jsonl", tmp_path)
+    # Labels that the teacher wrote are calibrated on, too, and found where training left them.
+    labels = (finished / "pseudo_labels.jsonl").stat()
     loaded = load_recipe(str(recipe), [])
     run_ptq(loaded, ARMS["ptq-gptq"], tmp_path / "again", training_folder=tmp_path, fine_tuned_folder=tmp_path)
+    assert (finished / "pseudo_labels.jsonl").stat().st_mtime_ns == labels.st_mtime_ns
     for name in ("model.safetensors", "quantizer.safetensors"):
         kept, computed = (load_file(folder / name) for folder in (finished / "ptq-gptq", tmp_path / "again"))
         # A start that is trained from has learned scales; at step 0 nothing is learned.
@@ -205,8 +206,8 @@ def test_a_mended_recipe_goes_on_where_the_first_one_failed_before_any_checkpoin
     command = ["train", str(recipe), "--output_dir", str(out)]
     assert main([*command, "--int8_modules", "nonsense.*"]) == 1
     assert "matches no layer of the model" in capsys.readouterr().err
-    labels = (out / "train" / "pseudo_labels.jsonl").stat()
-    (out / "train" / "start").mkdir()  # as of a training that began and ran out of memory
+    labels = (out / "pseudo_labels.jsonl").stat()
+    (out / "train" / "start").mkdir(parents=True)  # as of a training that began and ran out of memory
     mended = [*command, "--initial_rounding", "nearest"]
     with Workspace(out).alone("train"):
         assert main(mended) == 1
@@ -215,7 +216,7 @@ def test_a_mended_recipe_goes_on_where_the_first_one_failed_before_any_checkpoin
     assert json.loads((out / "state.json").read_text())["train"]["done"]
     # It is not of this recipe; what the teacher wrote is.
     assert not (out / "train" / "start").exists()
-    assert (out / "train" / "pseudo_labels.jsonl").stat().st_mtime_ns == labels.st_mtime_ns
+    assert (out / "pseudo_labels.jsonl").stat().st_mtime_ns == labels.st_mtime_ns
 
 
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(recipe, tmp_path):
