@@ -305,7 +305,8 @@ def _calibrate_layer(
             weight.copy_((rounded + (scaled - rounded).clamp(-reach, reach)) / divisors)
 
 
-def _quantizers(model: nn.Module) -> list[WeightQuantizer]:
+def weight_quantizers(model: nn.Module) -> list[WeightQuantizer]:
+    """Every quantizer of weights, in the model's order; that of tied layers once."""
     return [module for module in model.modules() if isinstance(module, WeightQuantizer)]
 
 
@@ -325,7 +326,7 @@ def set_fake_quant_in_training(model: nn.Module, enabled: bool) -> None:
 
 def is_fake_quant_enabled(model: nn.Module) -> bool:
     """Whether the model's weights are fake-quantized at present."""
-    return any(quantizer.enabled for quantizer in _quantizers(model))
+    return any(quantizer.enabled for quantizer in weight_quantizers(model))
 
 
 def set_activation_fake_quant(model: nn.Module, enabled: bool) -> None:
@@ -337,14 +338,14 @@ def set_activation_fake_quant(model: nn.Module, enabled: bool) -> None:
 
 def set_scale_learning_ratio(model: nn.Module, ratio: float) -> None:
     """Learning rate of the scales over the optimizer's. Frozen scales stay frozen."""
-    for quantizer in _quantizers(model):
+    for quantizer in weight_quantizers(model):
         if not quantizer.frozen:
             quantizer.scale_learning_ratio = ratio
 
 
 def freeze_scales(model: nn.Module) -> None:
     """Let all scales stand still from now on; again is nothing."""
-    for quantizer in _quantizers(model):
+    for quantizer in weight_quantizers(model):
         if not quantizer.frozen:
             quantizer.freeze()
 

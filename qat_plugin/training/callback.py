@@ -36,6 +36,7 @@ from qat_plugin.fake_quant import (
 from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.fake_quant.positions import sharpen_positions
+from qat_plugin.fake_quant.processes import take_from_first
 from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
 from qat_plugin.fake_quant.state import read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
@@ -184,7 +185,10 @@ class QATCallback(TrainerCallback):
             if not self.restored:
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         else:
-            self.calibrate(model, args.device)
+            # One for all: each process may have calibration batches of its own, as of a stream.
+            if state.is_world_process_zero:
+                self.calibrate(model, args.device)
+            take_from_first(model)
         self._schedule(model, state.global_step)
 
     def on_epoch_begin(
