@@ -82,7 +82,7 @@ def _train(training: str, precision: str, heard: _Heard | None, folder: Path) ->
             *("--join_to_seconds", "12", "--per_device_train_batch_size", str(BATCH), "--max_steps", str(STEPS)),
             *("--warmup_steps", "2", "--save_strategy", "no", "--logging_steps", str(STEPS), "--disable_tqdm", "true"),
             *("--dataloader_num_workers", "4", "--calibration_samples", "0"),
-            *("--initial_rounding", "nearest"),
+            *("--initial_rounding", "nearest", "--arms", "qat"),
             *PRECISIONS[precision],
             *changes,
         ],

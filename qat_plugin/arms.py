@@ -36,6 +36,11 @@ class Arm:
     onnxruntime: ORTMethod | None = None
     reduce_range: bool = False
 
+    @property
+    def needs_speech(self) -> bool:
+        """Whether it cannot be made without clips to calibrate on."""
+        return self.method == "gptq" or self.onnxruntime == "static"
+
 
 FLOAT, FLOAT_FOLDED, FINE_TUNED, TRAINED = "fp", "fp-auto", "fp-ft", "qat"
 # What training starts from, where the recipe does not say otherwise.

@@ -36,7 +36,7 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
     steps.evaluate(few, workspace)
     results = read_results(workspace.results_file)
     say("diagnose", "each part of the model quantized alone, on training speech")
-    parts = measure_parts(recipe, workspace.checkpoint(PTQ), workspace.checkpoint("qat"))
+    parts = measure_parts(recipe, workspace.checkpoint(PTQ))
     whole, *parts = parts
     parts.sort(key=lambda part: -part.kl)
     described = [dataclasses.asdict(part) for part in parts]

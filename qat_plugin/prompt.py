@@ -1,8 +1,12 @@
-"""What a Whisper is told before it writes: language and task, always said, and neither to a model that knows English only."""
+"""What a Whisper is told before it writes: language and task, always said, and neither to a model that knows English only; and
+how far it may go."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -52,6 +56,25 @@ def language_and_task(generation_config: GenerationConfig, language: str | None,
     if code not in known:
         raise ModelError(f"language is {language!r}; this model knows {', '.join(known)}")
     return {"language": code, "task": task}
+
+
+def up_to_limit(generation_config: GenerationConfig, limit: int) -> GenerationConfig:
+    """A copy with which transcripts may go on to `limit` tokens, start tokens included."""
+    own = copy.deepcopy(generation_config)
+    # Here, because as an argument of generate() a None does not undo a max_new_tokens.
+    own.max_new_tokens, own.max_length = None, limit
+    return own
+
+
+@contextmanager
+def generating_to_limit(model: Any) -> Iterator[None]:
+    """Inside, `model.generate` may go on to the model's `max_target_positions`; the model is saved with what it had."""
+    kept = model.generation_config
+    model.generation_config = up_to_limit(kept, model.config.max_target_positions)
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def set_prefix(tokenizer: PreTrainedTokenizerBase, asked: Mapping[str, str]) -> list[int]:

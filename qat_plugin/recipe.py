@@ -273,6 +273,15 @@ class PublishingArguments:
     )
 
 
+# What `compute_metrics` returns and training is to make small; transformers takes larger for better, unless it is a loss.
+_ERRORS = ("wer", "cer", "substitutions", "deletions", "insertions", "character_errors")
+
+
+def is_of_errors(metric: str | None) -> bool:
+    """Whether `metric_for_best_model` names a rate or count of errors, of which less is better."""
+    return metric is not None and metric.removeprefix("eval_") in _ERRORS
+
+
 @dataclass
 class QATTrainingArguments(Seq2SeqTrainingArguments):
     """transformers' `Seq2SeqTrainingArguments` with defaults that a Whisper needs."""
@@ -290,6 +299,17 @@ class QATTrainingArguments(Seq2SeqTrainingArguments):
         },
     )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate transcripts, not next tokens."})
+    greater_is_better: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "Whether a larger `metric_for_best_model` is better. Default: no for losses and rates of errors, yes for others."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.greater_is_better is None and is_of_errors(self.metric_for_best_model):
+            self.greater_is_better = False
+        super().__post_init__()
 
 
 @dataclass

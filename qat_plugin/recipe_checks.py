@@ -16,6 +16,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from qat_plugin.arms import ARMS
 from qat_plugin.fake_quant.schemes import GROUP_SIZES
+from qat_plugin.recipe import is_of_errors
 
 Values = Mapping[str, Any]
 """Every field of a recipe by its name, defaults filled in."""
@@ -174,6 +175,12 @@ def _validation(v: Values) -> Iterator[str]:
             f'validation_data is {quote(v["validation_data"])} and eval_strategy is "no", so that nothing reads it: '
             'set eval_strategy to "steps" or "epoch"'
         )
+    metric = v["metric_for_best_model"]
+    if v["greater_is_better"] and is_of_errors(metric):
+        yield (
+            f"metric_for_best_model is {quote(metric)} and greater_is_better is true: the worst checkpoint would count as the "
+            "best; leave the latter out"
+        )
 
 
 def _quantization(v: Values) -> Iterator[str]:
@@ -186,6 +193,12 @@ def _quantization(v: Values) -> Iterator[str]:
         yield (
             f'initial_rounding is "gptq", calibration_samples is {quote(v["calibration_samples"])} and weight_observer is '
             f'{quote(v["weight_observer"])}: it needs clips and "mse"; or set initial_rounding to "nearest"'
+        )
+    calibrated = [arm for arm in v["arms"] if arm in ARMS and ARMS[arm].needs_speech]
+    if v["calibration_samples"] == 0 and calibrated:
+        yield (
+            f"arms has {', '.join(map(quote, calibrated))} and calibration_samples is 0: what they round by is heard on clips; "
+            "set it to 1 or more, or take them out of arms"
         )
     start, freeze, steps = v["fake_quant_start_step"], v["freeze_scales_step"], v["max_steps"]
     if freeze is not None and freeze < start:
@@ -249,6 +262,15 @@ def _training(v: Values) -> Iterator[str]:
         )
 
 
+def _sharding(v: Values) -> Iterator[str]:
+    for name in ("fsdp", "deepspeed"):
+        if v[name]:
+            yield (
+                f"{name} is {quote(v[name])}: each process would have a piece of the weights, and quantizers are found for whole "
+                "ones; leave it out, and start several processes with `accelerate launch --multi_gpu`"
+            )
+
+
 def _precision(v: Values) -> Iterator[str]:
     if v["bf16"] and v["fp16"]:
         yield "bf16 and fp16 are both true: keep one"
@@ -275,6 +297,7 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _distillation,
     _evaluation,
     _training,
+    _sharding,
     _precision,
     _tokens,
 )

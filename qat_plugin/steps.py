@@ -32,7 +32,7 @@ _UNDECIDING = (
     "output_dir", "logging_", "log_", "save_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub",
     "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
-    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "use_cpu",
+    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "use_cpu", "tf32",
 )  # fmt: skip
 
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
@@ -41,16 +41,26 @@ _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
 def open_workspace(recipe: Recipe, *, records_recipe: bool = True) -> Workspace:
     """The recipe's output folder, with the resolved recipe written to it, unless the step only shows what was measured.
 
-    Raises `WorkspaceError` when training in it was begun with another recipe, naming the fields that differ.
+    Raises `WorkspaceError` when it holds training that was done with another recipe, naming the fields that differ, or when
+    such training runs now. Training that failed before its first checkpoint left nothing to keep, and is forgotten.
     """
     workspace = Workspace(str(recipe.training.output_dir))
     differences = workspace.differences("train", training_inputs(recipe))
     if differences:
-        raise WorkspaceError(
-            f"{workspace.root} holds another run; it was trained with other values of\n  "
-            + "\n  ".join(differences)
-            + "\nname another output_dir, restore the values, or delete the folder"
-        )
+        from qat_plugin.training.run import last_checkpoint
+        from qat_plugin.training.start import drop_start
+
+        folder = workspace.checkpoint(TRAINED)
+        if workspace.has_finished("train") or last_checkpoint(folder) is not None:
+            raise WorkspaceError(
+                f"{workspace.root} holds another run; it was trained with other values of\n  "
+                + "\n  ".join(differences)
+                + "\nname another output_dir, restore the values, or delete the folder"
+            )
+        if workspace.keeps_books:
+            with workspace.alone("train"):
+                drop_start(folder)
+                workspace.forget("train")
     if workspace.keeps_books and records_recipe:
         save_recipe(recipe, workspace.recipe_file)
     return workspace
@@ -97,7 +107,7 @@ def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
         f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} samples; "
         + (f"goes on from {started.name}" if started else "nothing done yet"),
     )
-    with workspace.step(step, inputs):
+    with workspace.alone(step), workspace.step(step, inputs):
         run_training(recipe, folder, quantized=arm == TRAINED)
 
 

@@ -5,6 +5,7 @@
     output_dir/
       recipe.json            the resolved recipe
       state.json             steps done: what decided them, how long they took
+      pseudo_labels.jsonl    what the teacher wrote of the training speech, where the recipe trains on it
       revisions.json         commits of Hub datasets that the run read, where a branch was asked for
       train/  fp/  ptq-gptq/  ...   checkpoints: the trained model, and one for each other arm
       onnx/{fp,ptq-gptq,qat,...}/   complete folders for ONNX Runtime, each with its parity.json
@@ -106,6 +107,14 @@ class Workspace:
         entry = self._read().get(step)
         return entry is not None and entry["done"] and entry["inputs"] == fingerprint(inputs)
 
+    def has_finished(self, step: str) -> bool:
+        """Whether `step` was finished, with whatever inputs."""
+        return step in self.seconds()
+
+    def forget(self, step: str) -> None:
+        """Let it be as if `step` had never begun."""
+        self._write({name: entry for name, entry in self._read().items() if name != step})
+
     def differences(self, step: str, inputs: dict[str, Any]) -> list[str]:
         """Fields that decided `step` before and are others now, as 'name: before → now'; empty when it never began."""
         entry = self._read().get(step)
@@ -150,8 +159,12 @@ class Workspace:
     def alone(self, step: str) -> Iterator[None]:
         """Let no other process do `step` in this folder meanwhile: two would write into each other's files and times.
 
-        Raises `WorkspaceError` when one is at it. The system gives the lock back when a process dies.
+        Raises `WorkspaceError` when one is at it. The system gives the lock back when a process dies. Of several processes
+        that do it together, the one that keeps the books has the lock.
         """
+        if not self.keeps_books:
+            yield
+            return
         with (self.root / f".{step}.lock").open("w", encoding="utf8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

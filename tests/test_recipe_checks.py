@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
     "dataloader_persistent_workers": False, "eval_strategy": "no", "save_strategy": "steps", "logging_strategy": "steps",
     "bf16": False, "fp16": False, "hub_token": None,
     "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "resume_from_checkpoint": None, "push_to_hub": False,
+    "fsdp": None, "deepspeed": None, "metric_for_best_model": None, "greater_is_better": None,
 }  # fmt: skip
 
 
@@ -49,6 +50,11 @@ def test_good_values_have_no_message() -> None:
         ),
         ({"eval_strategy": "epoch"}, ['eval_strategy is "epoch" and validation_data is empty: name speech']),
         ({"validation_data": ["v.json"]}, ['validation_data is ["v.json"] and eval_strategy is "no", so that nothing']),
+        (
+            {"metric_for_best_model": "eval_wer", "greater_is_better": True},
+            ['metric_for_best_model is "eval_wer" and greater_is_better is true: the worst checkpoint would count as the'],
+        ),
+        ({"metric_for_best_model": "hits", "greater_is_better": True}, []),
         ({"min_duration_in_seconds": 5.0, "max_duration_in_seconds": 5.0},
          ["min_duration_in_seconds is 5.0 and max_duration_in_seconds is 5.0: no clip is left; lower the first"]),
         ({"max_duration_in_seconds": 31.0}, ["max_duration_in_seconds is 31.0: it must be between 0 and 30"]),
@@ -73,6 +79,10 @@ def test_good_values_have_no_message() -> None:
         ({"target": "int8", "hot_tokens": 9}, ['hot_tokens is 9 and target is "int8": everything has 8 bits then']),
         ({"target": "int8", "int8_modules": ["a.*"]}, ['int8_modules is ["a.*"] and target is "int8": everything']),
         ({"calibration_samples": 0}, ['initial_rounding is "gptq", calibration_samples is 0 and weight_observer is "mse"']),
+        (
+            {"calibration_samples": 0, "initial_rounding": "nearest", "arms": ["fp", "ptq-static", "ptq-hqq", "ptq-gptq", "ptq-ft"]},
+            ['arms has "ptq-static", "ptq-gptq", "ptq-ft" and calibration_samples is 0: what they round by is heard on clips'],
+        ),
         ({"weight_observer": "minmax"}, ['initial_rounding is "gptq", calibration_samples is 32 and weight_observer is']),
         ({"group_size": 24}, ["group_size is 24: target int4 has groups of 16, 32, 64, 128, 256"]),
         (
@@ -95,6 +105,8 @@ def test_good_values_have_no_message() -> None:
         ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor is 0.1: the Trainer would take the labels away from"]),
         ({"resume_from_checkpoint": "a"}, ['resume_from_checkpoint is "a": a run goes on from the last checkpoint in its']),
         ({"push_to_hub": True}, ["push_to_hub is true: the Trainer would publish weights that are not quantized yet; leave"]),
+        ({"fsdp": "full_shard"}, ['fsdp is "full_shard": each process would have a piece of the weights, and quantizers are']),
+        ({"deepspeed": "ds.json"}, ['deepspeed is "ds.json": each process would have a piece of the weights, and']),
         ({"bf16": True, "fp16": True}, ["bf16 and fp16 are both true: keep one"]),
         ({"hub_token": "x"}, ["hub_token is set: a recipe is kept beside the output, so it must hold no secret"]),
     ],

@@ -61,6 +61,22 @@ def test_values_that_work(tmp_path: Path, values: dict[str, Any]) -> None:
     load_recipe(write(tmp_path, **values))
 
 
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [("wer", False), ("eval_cer", False), ("eval_insertions", False), ("hits", True), ("loss", False), (None, None)],
+)
+@pytest.mark.parametrize("way", [{"save_strategy": "best"}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
+def test_of_errors_fewer_are_better(
+    tmp_path: Path, way: dict[str, Any], metric: str | None, greater: bool | None
+) -> None:
+    """transformers would take the checkpoint with the most errors for the best."""
+    evaluates = {"eval_strategy": "steps", "eval_steps": 5, "validation_data": ["validation.jsonl"]}
+    recipe = load_recipe(write(tmp_path, metric_for_best_model=metric, **evaluates, **(way if metric else {})))
+    assert recipe.training.greater_is_better is greater
+    save_recipe(recipe, tmp_path / "saved.json")
+    assert load_recipe(tmp_path / "saved.json").training.greater_is_better is greater
+
+
 def test_a_shipped_recipe_by_name_and_by_path() -> None:
     by_name = load_recipe("whisper-base-int8")
     by_path = load_recipe(Path(__file__).parents[1] / "recipes" / "whisper-base-int8.json")

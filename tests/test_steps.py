@@ -24,7 +24,7 @@ from qat_plugin.evaluation.environment import git_commit
 from qat_plugin.publishing.document import read_parity
 from qat_plugin.recipe import QATTrainingArguments
 from qat_plugin.recipe_loading import load_recipe
-from qat_plugin.steps import training_inputs
+from qat_plugin.steps import open_workspace, training_inputs
 from qat_plugin.workspace import Workspace
 
 
@@ -64,10 +64,11 @@ def test_what_training_began_with_is_the_arm_ptq_gptq_and_not_computed_twice(fin
     from qat_plugin.training.run import run_ptq
 
     assert not (finished / "train" / "start").exists()
-    # Labels that the teacher wrote are calibrated on, too.
-    shutil.copy(finished / "train" / "pseudo_labels.jsonl", tmp_path)
+    # Labels that the teacher wrote are calibrated on, too, and found where training left them.
+    labels = (finished / "pseudo_labels.jsonl").stat()
     loaded = load_recipe(str(recipe), [])
     run_ptq(loaded, ARMS["ptq-gptq"], tmp_path / "again", training_folder=tmp_path, fine_tuned_folder=tmp_path)
+    assert (finished / "pseudo_labels.jsonl").stat().st_mtime_ns == labels.st_mtime_ns
     for name in ("model.safetensors", "quantizer.safetensors"):
         kept, computed = (load_file(folder / name) for folder in (finished / "ptq-gptq", tmp_path / "again"))
         # A start that is trained from has learned scales; at step 0 nothing is learned.
@@ -200,6 +201,38 @@ def test_another_recipe_does_not_overwrite_a_training(finished, recipe, capsys):
     assert "holds another run" in error and "learning_rate: 0.001 → 0.0005" in error and "logging_steps" not in error
 
 
+def test_a_mended_recipe_goes_on_where_the_first_one_failed_before_any_checkpoint(recipe, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["train", str(recipe), "--output_dir", str(out)]
+    assert main([*command, "--int8_modules", "nonsense.*"]) == 1
+    assert "matches no layer of the model" in capsys.readouterr().err
+    labels = (out / "pseudo_labels.jsonl").stat()
+    (out / "train" / "start").mkdir(parents=True)  # as of a training that began and ran out of memory
+    mended = [*command, "--initial_rounding", "nearest"]
+    with Workspace(out).alone("train"):
+        assert main(mended) == 1
+    assert "another process does step 'train'" in capsys.readouterr().err
+    assert main(mended) == 0
+    assert json.loads((out / "state.json").read_text())["train"]["done"]
+    # It is not of this recipe; what the teacher wrote is.
+    assert not (out / "train" / "start").exists()
+    assert (out / "pseudo_labels.jsonl").stat().st_mtime_ns == labels.st_mtime_ns
+
+
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(recipe, tmp_path):
+    workspace = Workspace(tmp_path)
+    loaded = load_recipe(str(recipe), ["--output_dir", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt), workspace.step("train", training_inputs(loaded)):
+        raise KeyboardInterrupt
+    checkpoint = workspace.checkpoint("qat") / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    other = load_recipe(str(recipe), ["--output_dir", str(tmp_path), "--learning_rate", "5e-4"])
+    with pytest.raises(WorkspaceError, match="holds another run"):
+        open_workspace(other)
+    assert open_workspace(loaded).differences("train", training_inputs(loaded)) == []
+
+
 def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe):
     @dataclasses.dataclass
     class Newer(QATTrainingArguments):
@@ -220,8 +253,11 @@ def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe)
 
 def test_what_a_gpu_has_trained_is_measured_on_a_cpu(recipe):
     loaded = load_recipe(str(recipe), [])
-    elsewhere = load_recipe(str(recipe), ["--use_cpu", "false"])
+    elsewhere = load_recipe(str(recipe), ["--use_cpu", "false", "--tf32", "false"])
     assert loaded.training.use_cpu and not elsewhere.training.use_cpu
+    assert training_inputs(loaded) == training_inputs(elsewhere)
+    # Which a machine without such a GPU cannot be told.
+    elsewhere.training.tf32 = True
     assert training_inputs(loaded) == training_inputs(elsewhere)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, WhisperProcessor
 
 from qat_plugin.evaluation.transcripts import Transcript
-from qat_plugin.prompt import language_and_task
+from qat_plugin.prompt import language_and_task, up_to_limit
 from qat_plugin.runtime import chunks
 from qat_plugin.runtime.features import extract_features
 from qat_plugin.runtime.logits import LoopGuard, end_of_text
@@ -76,10 +75,7 @@ class Decoder:
             "do_sample": False,
             "condition_on_prev_tokens": False,
         }
-        # In the model's config, because as an argument of generate() a None does not undo a max_new_tokens there.
-        self._generation = copy.deepcopy(generation_config)
-        self._generation.max_new_tokens = None
-        self._generation.max_length = self._limit
+        self._generation = up_to_limit(generation_config, self._limit)
         self._asked(language)  # an unknown one must fail now
         decisive = self._generation.to_diff_dict()
         decisive.pop("transformers_version", None)

@@ -250,9 +250,10 @@ def _sees_clips(name: str) -> bool:
 
 
 def calibrate(
-    model: nn.Module, run: Callable[[], None], search: ScaleSearch = search_mse, *, with_gptq: bool = False
+    model: nn.Module, run: Callable[[], None] | None, search: ScaleSearch = search_mse, *, with_gptq: bool = False
 ) -> None:
-    """Find the first scales again, weighting each input channel by the activations that pass while `run` runs.
+    """Find the first scales again, weighting each input channel by the activations that pass while `run` runs; None: by the
+    weights alone.
 
     Where one scale serves a whole input that no LayerNorm has made even, its channels are equalized first. `run` makes
     forward passes of the model; fake quantization is off meanwhile, so the activations are the float model's. Embeddings
@@ -263,28 +264,34 @@ def calibrate(
     layers: dict[str, nn.Module] = {
         name: layer for name, layer in fake_quant_layers(model) if isinstance(layer, FakeQuantLinear)
     }
-    enabled = is_fake_quant_enabled(model)
-    set_fake_quant(model, False)
-    try:
-        with torch.no_grad(), observe_inputs(layers, moments=with_gptq) as observers:
-            run()
-    finally:
-        set_fake_quant(model, enabled)
+    observers: dict[str, InputObserver] = {}
+    if run is not None:
+        enabled = is_fake_quant_enabled(model)
+        set_fake_quant(model, False)
+        try:
+            with torch.no_grad(), observe_inputs(layers, moments=with_gptq) as observers:
+                run()
+        finally:
+            set_fake_quant(model, enabled)
     for name, layer in tqdm(layers.items(), desc="searching scales", unit="layer"):
         assert isinstance(layer, FakeQuantLinear)
         try:
-            _calibrate_layer(name, layer, observers[name], search, with_gptq)
+            _calibrate_layer(name, layer, observers.get(name), search, with_gptq)
         except QuantizationError as error:
             raise QuantizationError(f"{name}: {error}") from None
 
 
 def _calibrate_layer(
-    name: str, layer: FakeQuantLinear, observer: InputObserver, search: ScaleSearch, with_gptq: bool
+    name: str, layer: FakeQuantLinear, observer: InputObserver | None, search: ScaleSearch, with_gptq: bool
 ) -> None:
     activation = layer.layer_scheme.activation
     per_tensor = activation is not None and activation.granularity == "tensor"
     for _, rows, quantizer, scheme in layer.parts():
-        weight, importance = layer.weight.detach()[rows], observer.mean_square
+        weight = layer.weight.detach()[rows]
+        if observer is None:
+            quantizer.set_scale(search(weight, scheme.weight, None))
+            continue
+        importance = observer.mean_square
         if per_tensor and name.endswith(_BEHIND_GELU):
             quantizer.equalization = find_equalization(weight, scheme.weight, observer)
         divisors = torch.ones_like(importance) if quantizer.equalization is None else quantizer.equalization
@@ -298,7 +305,8 @@ def _calibrate_layer(
             weight.copy_((rounded + (scaled - rounded).clamp(-reach, reach)) / divisors)
 
 
-def _quantizers(model: nn.Module) -> list[WeightQuantizer]:
+def weight_quantizers(model: nn.Module) -> list[WeightQuantizer]:
+    """Every quantizer of weights, in the model's order; that of tied layers once."""
     return [module for module in model.modules() if isinstance(module, WeightQuantizer)]
 
 
@@ -318,7 +326,7 @@ def set_fake_quant_in_training(model: nn.Module, enabled: bool) -> None:
 
 def is_fake_quant_enabled(model: nn.Module) -> bool:
     """Whether the model's weights are fake-quantized at present."""
-    return any(quantizer.enabled for quantizer in _quantizers(model))
+    return any(quantizer.enabled for quantizer in weight_quantizers(model))
 
 
 def set_activation_fake_quant(model: nn.Module, enabled: bool) -> None:
@@ -330,14 +338,14 @@ def set_activation_fake_quant(model: nn.Module, enabled: bool) -> None:
 
 def set_scale_learning_ratio(model: nn.Module, ratio: float) -> None:
     """Learning rate of the scales over the optimizer's. Frozen scales stay frozen."""
-    for quantizer in _quantizers(model):
+    for quantizer in weight_quantizers(model):
         if not quantizer.frozen:
             quantizer.scale_learning_ratio = ratio
 
 
 def freeze_scales(model: nn.Module) -> None:
     """Let all scales stand still from now on; again is nothing."""
-    for quantizer in _quantizers(model):
+    for quantizer in weight_quantizers(model):
         if not quantizer.frozen:
             quantizer.freeze()
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -34,11 +36,16 @@ from qat_plugin.fake_quant import (
 from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.fake_quant.positions import sharpen_positions
+from qat_plugin.fake_quant.processes import take_from_first
 from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
 from qat_plugin.fake_quant.state import read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 InitialRounding = Literal["nearest", "gptq"]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Weights in pieces: neither a scale nor what a checkpoint of quantizers holds can be told from one.
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class QATCallback(TrainerCallback):
@@ -66,7 +73,8 @@ class QATCallback(TrainerCallback):
         teacher: float model; None: a copy of the model as it is when the trainer is made.
         encoder_context: how the silence behind clips is folded, in training and by what is exported; None: not at all.
 
-    Raises `ModelError` when the model is not a Whisper and `QuantizationError` when it cannot be quantized as asked.
+    Raises `ModelError` when the model is not a Whisper or the teacher not one for it, and `QuantizationError` when the model
+    cannot be quantized or trained as asked.
     """
 
     def __init__(
@@ -108,9 +116,21 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Prepare the model: learned scales must exist before the optimizer is made."""
+        accelerated = AcceleratorState()
+        if accelerated.distributed_type in _SHARDED:
+            raise QuantizationError(
+                f"accelerate is set to {accelerated.distributed_type.value}, which gives each process a piece of the weights, and "
+                "quantizers are found for whole ones: start with `accelerate launch --multi_gpu`, without its config file's "
+                "entries for it"
+            )
+        if args.label_smoothing_factor > 0:
+            raise QuantizationError(
+                f"label_smoothing_factor is {args.label_smoothing_factor}: the Trainer would take the labels away from the loss "
+                "that trains here; leave it out, and smooth by LossWeights(kl=..., temperature=...)"
+            )
         if self.quantizer is not None:
             self._started_from = weights_digest(model)
-        self.prepare(model, torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None)
+        self.prepare(model, _AUTOCAST.get(accelerated.mixed_precision))
 
     def prepare(self, model: Any, autocast: torch.dtype | None = None) -> None:
         """Put fake quantization and the loss into `model`, in place; `autocast` is the precision that it is trained in."""
@@ -140,7 +160,13 @@ class QATCallback(TrainerCallback):
                 f"this process sees {args.n_gpu} GPUs, which the Trainer would join by nn.DataParallel: its threads share one "
                 "teacher. Start with `accelerate launch`, a process for each GPU, or show one, as in CUDA_VISIBLE_DEVICES=0"
             )
+        if self._loss is None:
+            raise QuantizationError(
+                "QATCallback was added when the trainer had been made, and has prepared nothing: give it to the trainer as "
+                "Seq2SeqTrainer(..., callbacks=[qat])"
+            )
         check_trainable(model)
+        _check_optimizer(model, kwargs.get("optimizer"))
         end = model.generation_config.eos_token_id
         if isinstance(end, list) and len(end) == 1:
             # transformers 5.17's Trainer makes a list of it, with which Whisper's own timestamps fail.
@@ -159,7 +185,10 @@ class QATCallback(TrainerCallback):
             if not self.restored:
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         else:
-            self.calibrate(model, args.device)
+            # One for all: each process may have calibration batches of its own, as of a stream.
+            if state.is_world_process_zero:
+                self.calibrate(model, args.device)
+            take_from_first(model)
         self._schedule(model, state.global_step)
 
     def on_epoch_begin(
@@ -228,10 +257,15 @@ class QATCallback(TrainerCallback):
     def calibrate(
         self, model: WhisperForConditionalGeneration, device: torch.device, search: ScaleSearch = search_mse
     ) -> None:
-        """Search the first scales again with the activations of `calibration_batches`; without any, do nothing."""
-        if self.quantizer is None or self.calibration_batches is None or self.weight_observer != "mse":
+        """Search the first scales again with the activations of `calibration_batches`; without any, by the weights alone."""
+        if self.quantizer is None or self.weight_observer != "mse":
             return
         batches = self.calibration_batches
+        if batches is None:
+            # What `prepare` has done is not done twice.
+            if search is not search_mse:
+                calibrate(model, None, search)
+            return
 
         def run() -> None:
             for batch in batches:
@@ -291,3 +325,16 @@ class QATCallback(TrainerCallback):
         set_fake_quant_in_training(model, step >= self.fake_quant_start_step)
         if self.freeze_scales_step is not None and step >= self.freeze_scales_step:
             freeze_scales(model)
+
+
+def _check_optimizer(model: WhisperForConditionalGeneration, optimizer: Any) -> None:
+    """Refuse an optimizer that does not know the learned scales, because it was made before them."""
+    if optimizer is None:
+        return
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if name.endswith(".scale_offset") and parameter.requires_grad and id(parameter) not in known:
+            raise QuantizationError(
+                f"the optimizer does not have {name}: it was made before the trainer, which puts learned scales into the model. "
+                "Let the trainer make it (`optim`, `optimizer_cls_and_kwargs`), or quantize with learned_scales=False"
+            )

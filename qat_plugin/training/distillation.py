@@ -58,10 +58,14 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 def check_teacher(
-    teacher: WhisperForConditionalGeneration, student: WhisperForConditionalGeneration, *, states: bool
+    teacher: WhisperForConditionalGeneration,
+    student: WhisperForConditionalGeneration,
+    *,
+    states: bool,
+    autocast: torch.dtype | None = None,
 ) -> None:
     """Refuse with `ModelError` a teacher that hears other features or says other tokens than `student`; with `states`, one
-    whose hidden states have another size, too."""
+    whose hidden states have another size, too; and one in half precision, unless `autocast` computes in one anyway."""
     fields = ["num_mel_bins", "vocab_size", *(["d_model"] if states else [])]
     for name in fields:
         theirs, ours = getattr(teacher.config, name), getattr(student.config, name)
@@ -71,6 +75,11 @@ def check_teacher(
                 f"{name} is {theirs} in the teacher's config.json and {ours} in that of the model that learns: take a teacher "
                 f"that has the same{mend}"
             )
+    if autocast is None and teacher.dtype != student.dtype:
+        raise ModelError(
+            f"the teacher is {teacher.dtype} and the model that learns is {student.dtype}, without mixed precision: load the "
+            f"teacher with from_pretrained(..., dtype={student.dtype}), or train with --bf16 or --fp16"
+        )
 
 
 class TrainingLoss:
@@ -98,7 +107,7 @@ class TrainingLoss:
         self._whole_features: Tensor | None = None
         self._folded: FoldedSilence | None = None
         if teacher is not None:
-            check_teacher(teacher, model, states=max(weights.encoder, weights.decoder) > 0)
+            check_teacher(teacher, model, states=max(weights.encoder, weights.decoder) > 0, autocast=autocast)
         self._open = ExitStack()
         self._sums: dict[str, Tensor] = {}
         self._count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from qat_plugin.data.loading import Corpus
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
 from qat_plugin.fake_quant.state import weights_digest
-from qat_plugin.prompt import is_multilingual
+from qat_plugin.prompt import generating_to_limit, is_multilingual
 
 
 class RelabelledDataset(Dataset[dict[str, Any]]):
@@ -46,64 +47,115 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
         return {**self.dataset[i], "labels": self.labels[i]}
 
 
-def pseudo_labels(
-    teacher: WhisperForConditionalGeneration,
-    dataset: Any,
-    processor: WhisperProcessor,
-    cache: Path,
-    *,
-    inputs: dict[str, Any],
-    task: str,
-    max_label_length: int,
-    context: EncoderContext | None = None,
-    batch_size: int = 8,
-) -> RelabelledDataset:
-    """Transcribe `dataset` greedily with `teacher` and return it with those transcripts as labels.
+class TeacherLabels:
+    """The teacher's greedy transcripts of a dataset's samples as labels, each made when it is asked for first.
 
-    Clips in which the teacher hears nothing, or whose transcript runs into the length limit (it loops), are left out.
-    Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there. `inputs` names what
-    decides them (model, corpora, ...); ids and lengths of the clips, the teacher's weights and its generation config are
-    added here. A cache made from others is begun anew. With a `context`, the teacher hears clips in it, and clips of about the
-    same length together.
-
-    Raises `DataError` when no clip is left.
+    Clips in which the teacher hears nothing, or whose transcript runs into the length limit (it loops), have no label.
+    Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there, and what one step needs of
+    them another does not make again. `inputs` names what decides them (model, corpora, ...); ids and lengths of the clips, the
+    teacher's weights and its generation config are added here. A cache made from others is begun anew. With a `context`, the
+    teacher hears clips in it, and clips of about the same length together. It computes on `device`, and lies elsewhere as it was
+    when it is done.
     """
-    inputs = {**inputs, **_decisive(teacher, dataset)}
-    done = _read_cache(cache, inputs)
-    tokenizer = processor.tokenizer
-    if not done:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps({"inputs": inputs}, sort_keys=True) + "\n", encoding="utf8")
-    # The order of the cache's rows. A gap in the batch size of an interrupted run changes nothing.
-    order = sorted(range(len(dataset)), key=lambda i: float(dataset.durations[i]), reverse=True)
-    with cache.open("a", encoding="utf8") as file:
-        starts = range(len(done), len(dataset), batch_size)
-        for start in tqdm(starts, desc="teacher's transcripts", unit="batch", disable=not starts):
-            indices = order[start : start + batch_size]
-            rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
-            features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
-            # A teacher that knows English only is told neither.
-            asked = {"language": languages, "task": task} if is_multilingual(teacher.generation_config) else {}
-            with torch.no_grad(), in_context(teacher, context, features) as heard:
-                generated = teacher.generate(heard, **asked, num_beams=1, do_sample=False)
-            for tokens in generated.tolist():
-                text = [token for token in tokens if token < tokenizer.eos_token_id]
-                done.append(text)
-                file.write(json.dumps({"tokens": text, "text": tokenizer.decode(text)}, ensure_ascii=False) + "\n")
-            file.flush()
-    # The collator takes the start token off again; kept here so that labels look like the tokenizer's own.
-    labels: list[list[int] | None] = [None] * len(dataset)
-    for i, text in zip(order, done, strict=True):
-        label = [*dataset.encoder.prefix(dataset.languages[i]), *text, tokenizer.eos_token_id]
-        if text and len(label) <= max_label_length:
-            labels[i] = label
-    relabelled = RelabelledDataset(dataset, labels)
-    if len(relabelled) == 0:
-        raise DataError(
-            f"the teacher wrote no usable transcript for any of the {len(labels)} training samples: check `language`, "
+
+    def __init__(
+        self,
+        teacher: WhisperForConditionalGeneration,
+        dataset: Any,
+        processor: WhisperProcessor,
+        cache: Path,
+        *,
+        inputs: dict[str, Any],
+        task: str,
+        max_label_length: int,
+        context: EncoderContext | None = None,
+        batch_size: int = 8,
+        device: torch.device | None = None,
+    ) -> None:
+        self._teacher, self._dataset, self._tokenizer = teacher, dataset, processor.tokenizer
+        self._cache, self._context, self._batch_size, self._device = cache, context, batch_size, device
+        # A teacher that knows English only is told neither.
+        self._is_told, self._task = is_multilingual(teacher.generation_config), task
+        self._max_label_length = max_label_length
+        with generating_to_limit(teacher):
+            self._inputs = {**inputs, **_decisive(teacher, dataset)}
+        self._texts = _read_cache(cache, self._inputs)
+
+    def all(self) -> RelabelledDataset:
+        """The dataset with these labels. Raises `DataError` when no clip has one."""
+        every = range(len(self._dataset))
+        self._make(every)
+        relabelled = RelabelledDataset(self._dataset, [self._label(i) for i in every])
+        if len(relabelled) == 0:
+            raise self._nothing_usable()
+        return relabelled
+
+    def near(self, indices: Sequence[int]) -> dict[int, list[int]]:
+        """Labels of these samples, by index; of each that has none, of the next one that has and is not among them yet.
+
+        Raises `DataError` when no clip of the whole dataset has one.
+        """
+        self._make(indices)
+        count, found = len(self._dataset), dict[int, list[int]]()
+        for index in indices:
+            for at in ((index + shift) % count for shift in range(count)):
+                if at in found:
+                    continue
+                self._make([at])
+                label = self._label(at)
+                if label is not None:
+                    found[at] = label
+                    break
+        if indices and not found:
+            raise self._nothing_usable()
+        return found
+
+    def _label(self, index: int) -> list[int] | None:
+        # The collator takes the start token off again; kept here so that labels look like the tokenizer's own.
+        text, prefix = self._texts[index], self._dataset.encoder.prefix(self._dataset.languages[index])
+        label = [*prefix, *text, self._tokenizer.eos_token_id]
+        return label if text and len(label) <= self._max_label_length else None
+
+    def _make(self, indices: Iterable[int]) -> None:
+        """Transcribe those that are not transcribed yet, the longest first."""
+        durations = self._dataset.durations
+        missing = [i for i in indices if i not in self._texts]
+        missing.sort(key=lambda i: float(durations[i]), reverse=True)
+        if not missing:
+            return
+        if not self._texts:
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            header = json.dumps({"inputs": self._inputs}, sort_keys=True)
+            self._cache.write_text(header + "\n", encoding="utf8")
+        was_training, device = self._teacher.training, self._teacher.device
+        self._teacher.to(device if self._device is None else self._device).eval()
+        with self._cache.open("a", encoding="utf8") as file:
+            starts = range(0, len(missing), self._batch_size)
+            for start in tqdm(starts, desc="teacher's transcripts", unit="batch"):
+                batch = missing[start : start + self._batch_size]
+                for index, text in zip(batch, self._transcribe(batch), strict=True):
+                    self._texts[index] = text
+                    row = {"sample": index, "tokens": text, "text": self._tokenizer.decode(text)}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+        # Where it was: what goes on with the untrained model expects it there.
+        self._teacher.to(device).train(was_training)
+
+    def _transcribe(self, indices: Sequence[int]) -> list[list[int]]:
+        teacher, dataset = self._teacher, self._dataset
+        rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
+        features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
+        asked = {"language": languages, "task": self._task} if self._is_told else {}
+        with torch.no_grad(), in_context(teacher, self._context, features) as heard, generating_to_limit(teacher):
+            generated = teacher.generate(heard, **asked, num_beams=1, do_sample=False)
+        end = self._tokenizer.eos_token_id
+        return [[token for token in tokens if token < end] for tokens in generated.tolist()]
+
+    def _nothing_usable(self) -> DataError:
+        return DataError(
+            f"the teacher wrote no usable transcript for any of the {len(self._dataset)} training samples: check `language`, "
             "`task` and the audio"
         )
-    return relabelled
 
 
 def _decisive(teacher: WhisperForConditionalGeneration, dataset: Any) -> dict[str, Any]:
@@ -114,14 +166,16 @@ def _decisive(teacher: WhisperForConditionalGeneration, dataset: Any) -> dict[st
     return {"clips": clips.hexdigest(), "weights": weights_digest(teacher), "generation_config": generation}
 
 
-def _read_cache(cache: Path, inputs: dict[str, Any]) -> list[list[int]]:
+def _read_cache(cache: Path, inputs: dict[str, Any]) -> dict[int, list[int]]:
+    """Transcripts by the index of their sample."""
     if not cache.is_file():
-        return []
+        return {}
     lines = cache.read_text(encoding="utf8").split("\n")
     # The last piece is empty, or half a line that an interrupted run left.
     header, rows, torn = lines[0], lines[1:-1], lines[-1]
     if len(lines) == 1 or json.loads(header) != json.loads(json.dumps({"inputs": inputs}, sort_keys=True)):
-        return []
+        return {}
     if torn:
         cache.write_text("\n".join([header, *rows]) + "\n", encoding="utf8")
-    return [json.loads(row)["tokens"] for row in rows]
+    read = (json.loads(row) for row in rows)
+    return {row["sample"]: row["tokens"] for row in read}

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from qat_plugin.prompt import is_multilingual, language_and_task
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights, check_teacher
-from qat_plugin.training.pseudo_labels import pseudo_labels
+from qat_plugin.training.pseudo_labels import TeacherLabels
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.record import write_record
 from qat_plugin.training.sensitivity import Sensitivity, measure_sensitivity
@@ -144,19 +145,21 @@ def labelled_batches(
     return [collator([dataset[i]]) for i in range(len(dataset))]
 
 
-def _calibration_rows(recipe: Recipe, dataset: Any) -> list[dict[str, Any]]:
-    """As many samples as the recipe calibrates on, spread over the whole dataset; the first ones of a stream."""
-    wanted = recipe.quantization.calibration_samples
-    if hasattr(dataset, "durations"):
-        count = min(wanted, len(dataset))
-        spread = [i * len(dataset) // count for i in range(count)]
+def _calibration_rows(dataset: Any, wanted: int, labels: TeacherLabels | None = None) -> list[dict[str, Any]]:
+    """So many samples, spread over the whole dataset; the first ones of a stream. With `labels`, no others are made."""
+    if not hasattr(dataset, "durations"):
+        return list(itertools.islice(dataset, wanted))
+    count = min(wanted, len(dataset))
+    spread = [i * len(dataset) // count for i in range(count)]
+    if labels is None:
         return [dataset[i] for i in spread]
-    return list(itertools.islice(dataset, wanted))
+    return [{**dataset[i], "labels": label} for i, label in labels.near(spread).items()]
 
 
-def _calibration_batches(recipe: Recipe, dataset: Any, collator: SpeechSeq2SeqCollator) -> list[dict[str, Any]]:
+def _calibration_batches(speech: _Speech, wanted: int) -> list[dict[str, Any]] | None:
+    """What is calibrated on; None where nothing is."""
     # One clip a batch: what is padded would be counted.
-    return [collator([row]) for row in _calibration_rows(recipe, dataset)]
+    return [speech.collator([row]) for row in _calibration_rows(speech.dataset, wanted, speech.labels)] or None
 
 
 def calibration_features(recipe: Recipe) -> list[NDArray[np.float32]]:
@@ -164,30 +167,39 @@ def calibration_features(recipe: Recipe) -> list[NDArray[np.float32]]:
     model, processor = load_model(recipe)
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
     dataset = _dataset(recipe, names, model, processor, without_text=True)
-    return [np.asarray(row["input_features"], np.float32)[None] for row in _calibration_rows(recipe, dataset)]
+    rows = _calibration_rows(dataset, recipe.quantization.calibration_samples)
+    return [np.asarray(row["input_features"], np.float32)[None] for row in rows]
 
 
-def _training_data(
-    recipe: Recipe, model: WhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path
-) -> tuple[Any, SpeechSeq2SeqCollator]:
+@dataclasses.dataclass(frozen=True)
+class _Speech:
+    """The training speech, what makes batches of it and, where the teacher's transcripts are its labels, these."""
+
+    dataset: Any
+    collator: SpeechSeq2SeqCollator
+    labels: TeacherLabels | None
+
+
+def _training_speech(recipe: Recipe, model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> _Speech:
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
     distillation = recipe.distillation
     dataset = _dataset(
         recipe, names, model, processor, without_text=distillation.pseudo_labels,
         speed_perturbation=recipe.data.speed_perturbation,
     )  # fmt: skip
-    collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
+    labels = None
     if distillation.pseudo_labels:
         teacher = _teacher(recipe) or model
         check_teacher(teacher, model, states=False)
         # The teacher hears clips as they were recorded.
         heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
-        was_training, device, context = teacher.training, teacher.device, encoder_context(recipe)
-        dataset = pseudo_labels(
-            teacher.to(recipe.training.device).eval(),
+        context = encoder_context(recipe)
+        labels = TeacherLabels(
+            teacher,
             dataset,
             processor,
-            folder / "pseudo_labels.jsonl",
+            # Beside the steps, for training, its control and the arms without training share it.
+            Path(str(recipe.training.output_dir)) / "pseudo_labels.jsonl",
             inputs={
                 "teacher": distillation.teacher_model_name_or_path or recipe.model.model_name_or_path,
                 "language": recipe.model.language,
@@ -199,10 +211,9 @@ def _training_data(
             task=recipe.model.task,
             max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
             context=None if context is None else context.finer(),
+            device=recipe.training.device,
         )
-        # Where it was: what goes on with the untrained model expects it there.
-        teacher.to(device).train(was_training)
-    return dataset, collator
+    return _Speech(dataset, SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id), labels)
 
 
 def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
@@ -211,13 +222,18 @@ def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
 
 
 def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QATTrainer:
-    """The recipe's trainer, writing checkpoints to `folder`; `quantized=False` trains the control, in float."""
+    """The recipe's trainer, writing checkpoints to `folder`; `quantized=False` trains the control, in float.
+
+    Raises `RecipeError` when accelerate's configuration has a mixed precision that the recipe does not.
+    """
+    _check_precision(recipe)
     model, processor = load_model(recipe)
     # A copy: the recipe's own output_dir is the folder of the whole run.
     args = copy.copy(recipe.training)
     args.output_dir = str(folder)
     with args.main_process_first(desc="training data"):
-        dataset, collator = _training_data(recipe, model, processor, folder)
+        speech = _training_speech(recipe, model, processor)
+        dataset = speech.dataset if speech.labels is None else speech.labels.all()
     validation = None
     if recipe.data.validation_data:
         validation = _every_clip(recipe, recipe.data.validation_data, model, processor)
@@ -225,7 +241,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,
         weight_observer=q.weight_observer,
-        calibration_batches=_calibration_batches(recipe, dataset, collator) or None,
+        calibration_batches=_calibration_batches(speech, q.calibration_samples),
         initial_rounding=q.initial_rounding if quantized else "nearest",
         scale_learning_rate=q.scale_learning_rate,
         activations=q.fake_quantize_activations,
@@ -243,10 +259,21 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         qat=qat,
         train_dataset=dataset,
         eval_dataset=validation,
-        data_collator=collator,
+        data_collator=speech.collator,
         processing_class=processor,
         compute_metrics=compute_metrics_fn(processor.tokenizer, recipe.evaluation.normalizer),
     )
+
+
+def _check_precision(recipe: Recipe) -> None:
+    """Refuse a mixed precision that accelerate brings and the recipe, which card and run are told by, does not know of."""
+    args = recipe.training
+    brought = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if brought != "no" and not (args.bf16 or args.fp16):
+        raise RecipeError(
+            f"bf16 and fp16 are false, and accelerate's configuration has mixed_precision {brought!r}, in which the Trainer would "
+            "train all the same: set bf16 or fp16 to true in the recipe, or start with `accelerate launch --mixed_precision no`"
+        )
 
 
 class _ReturnMemory(TrainerCallback):
@@ -305,13 +332,11 @@ def save_float_arm(recipe: Recipe, folder: Path, context: EncoderContext | None 
     processor.save_pretrained(folder)
 
 
-def measure_parts(recipe: Recipe, quantized: Path, training_folder: Path, max_clips: int = 32) -> list[Sensitivity]:
+def measure_parts(recipe: Recipe, quantized: Path, max_clips: int = 32) -> list[Sensitivity]:
     """What quantizing each part alone does on training speech; `quantized` is the checkpoint of a ptq arm."""
     teacher, processor = load_model(recipe)
-    dataset, collator = _training_data(recipe, teacher, processor, training_folder)
-    few = dataclasses.replace(recipe.quantization, calibration_samples=max_clips)
-    batches = _calibration_batches(dataclasses.replace(recipe, quantization=few), dataset, collator)
-    return measure_sensitivity(load_fake_quant(quantized), teacher, batches, encoder_context(recipe))
+    batches = _calibration_batches(_training_speech(recipe, teacher, processor), max_clips)
+    return measure_sensitivity(load_fake_quant(quantized), teacher, batches or (), encoder_context(recipe))
 
 
 def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fine_tuned_folder: Path) -> None:
@@ -322,8 +347,8 @@ def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fi
     model, processor = load_model(recipe)
     batches = None
     if arm.method != "rtn":
-        dataset, collator = _training_data(recipe, model, processor, training_folder)
-        batches = _calibration_batches(recipe, dataset, collator) or None
+        speech = _training_speech(recipe, model, processor)
+        batches = _calibration_batches(speech, recipe.quantization.calibration_samples)
     if arm.fine_tuned:
         model = load_whisper(fine_tuned_folder)
     quantize_without_training(

@@ -51,3 +51,8 @@ def take_start(training_folder: Path, folder: Path) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     (training_folder / _NAME).rename(folder)
     return True
+
+
+def drop_start(training_folder: Path) -> None:
+    """Delete what `KeepStart` wrote, where there is something."""
+    shutil.rmtree(training_folder / _NAME, ignore_errors=True)

@@ -13,6 +13,7 @@ from transformers import Seq2SeqTrainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from qat_plugin.data.streaming import TrainingStream
+from qat_plugin.prompt import generating_to_limit, is_multilingual
 from qat_plugin.training.callback import QATCallback
 
 
@@ -35,6 +36,9 @@ class QATTrainer(Seq2SeqTrainer):
 
     With an `encoder_context`, a batch costs what its longest clip does: where the training dataset has `durations` (seconds
     of each sample), clips of about the same length are batched together.
+
+    With `predict_with_generate`, evaluation transcribes each clip in the language and task that its labels begin with, and to
+    the model's length limit unless `generation_max_length` sets another.
     """
 
     def __init__(
@@ -71,6 +75,24 @@ class QATTrainer(Seq2SeqTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return _BatchesOfOneLength(step, lengths, seed)
 
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[float | None, torch.Tensor | None, torch.Tensor | None]:
+        """As `Seq2SeqTrainer`'s, which would transcribe all clips in the one language of the generation config."""
+        whisper = self.accelerator.unwrap_model(self.model)
+        told = _prompt_of(inputs["labels"], whisper) if "labels" in inputs else {}
+        asked = {**told, **(gen_kwargs or getattr(self, "_gen_kwargs", {}))}
+        with generating_to_limit(whisper):
+            step: tuple[float | None, torch.Tensor | None, torch.Tensor | None] = super().prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys, **asked
+            )
+        return step
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         self.qat.save(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
@@ -78,3 +100,20 @@ class QATTrainer(Seq2SeqTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.qat.restore(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
+
+
+def _prompt_of(labels: torch.Tensor, whisper: Any) -> dict[str, Any]:
+    """The `language` of each row and the `task` of all, as arguments of `generate`; none where labels do not begin with them."""
+    settings = vars(whisper.generation_config)
+    if not is_multilingual(whisper.generation_config) or "lang_to_id" not in settings:
+        return {}
+    codes = {token: name.strip("<|>") for name, token in settings["lang_to_id"].items()}
+    tasks = {token: name for name, token in settings.get("task_to_id", {}).items()}
+    # The model puts the start token in front; some collators leave it in the labels, too.
+    begins = [row[row[0] == whisper.config.decoder_start_token_id :][:2] for row in labels[:, :3].tolist()]
+    languages = [codes.get(row[0]) if row else None for row in begins]
+    if None in languages:
+        return {}
+    spoken = {tasks.get(token) for row in begins for token in row[1:]}
+    task = spoken.pop() if len(spoken) == 1 else None
+    return {"language": languages, **({} if task is None else {"task": task})}

@@ -60,3 +60,41 @@ def test_predictions_and_loss_are_those_of_what_ships(start, tmp_path, kind, sta
     # The model's own evaluation leaves no trace: features that somebody shortened are computed as they are.
     assert loss_of(trainer.model, batch, context) == pytest.approx(found, rel=1e-5)
     assert trainer.model.config.max_source_positions == 1500
+
+
+@pytest.mark.parametrize("with_start", [False, True])
+def test_each_clip_is_transcribed_as_its_labels_begin_and_to_the_models_limit(start, tmp_path, with_start):
+    model = load_whisper(start)
+    settings = model.generation_config
+    settings.language, settings.task, settings.max_new_tokens = "french", "transcribe", 2
+    rows, asked = examples(2), []
+    for row, language in zip(rows, ("es", "fr"), strict=True):
+        prefix = [
+            settings.lang_to_id[f"<|{language}|>"],
+            settings.task_to_id["translate"],
+            settings.no_timestamps_token_id,
+        ]
+        begin = [settings.decoder_start_token_id] if with_start else []
+        row["labels"] = torch.tensor([*begin, *prefix, 40, 41])[:8]
+
+    def say(input_features, **kwargs):
+        limits = (model.generation_config.max_new_tokens, model.generation_config.max_length)
+        asked.append((kwargs.get("language"), kwargs.get("task"), *limits))
+        return torch.full((len(input_features), 3), 40)
+
+    model.generate = say
+    trainer = QATTrainer(
+        model=model, eval_dataset=rows, data_collator=collate, qat=QATCallback("int4"), compute_metrics=lambda _: {},
+        args=arguments(tmp_path, predict_with_generate=True),
+    )  # fmt: skip
+    trainer.evaluate()
+    assert asked == [(["es", "fr"], "translate", None, 12)]
+    # One who asks for another is given that; what is saved is what the model came with.
+    trainer.evaluate(language="de")
+    assert asked[1][0] == "de"
+    trainer.save_model(str(tmp_path / "saved"))
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").max_new_tokens == 2
+    rows[0]["labels"] = rows[0]["labels"][-2:]
+    settings.is_multilingual = with_start
+    trainer.evaluate()
+    assert asked[2][:2] == (None, None)

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import WhisperForConditionalGeneration
 
+from qat_plugin.arms import ARMS
 from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.errors import DataError
 from qat_plugin.models import load_processor, load_whisper
-from qat_plugin.training.pseudo_labels import pseudo_labels
+from qat_plugin.recipe_loading import load_recipe
+from qat_plugin.training.pseudo_labels import TeacherLabels
+from qat_plugin.training.run import make_trainer, measure_parts, run_ptq
 
 
 class Clips(list):
@@ -47,10 +51,10 @@ def label(teacher, cache, context=None, limit=24, inputs=None, generate=say_how_
     model, processor = load_whisper(teacher).eval(), load_processor(teacher)
     model.generate = generate or model.generate
     clips = Clips(processor)
-    return pseudo_labels(
+    return TeacherLabels(
         model, clips, processor, cache, inputs=inputs or {"a": 1}, task="transcribe", max_label_length=limit,
         context=context, batch_size=2,
-    )  # fmt: skip
+    ).all()  # fmt: skip
 
 
 def test_every_clip_keeps_its_own_transcript_language_and_length(teacher, tmp_path):
@@ -86,7 +90,7 @@ def test_labels_of_other_clips_or_of_another_teacher_are_not_taken(teacher, tmp_
     def make(model):
         model.generate = say
         processor = load_processor(teacher)
-        pseudo_labels(
+        TeacherLabels(
             model,
             Clips(processor),
             processor,
@@ -94,7 +98,7 @@ def test_labels_of_other_clips_or_of_another_teacher_are_not_taken(teacher, tmp_
             inputs={},
             task="transcribe",
             max_label_length=24,
-        )
+        ).all()
 
     make(load_whisper(teacher).eval())
     assert sum(heard) == 3
@@ -132,3 +136,64 @@ def test_loops_are_left_out(teacher, tmp_path):
     assert label(teacher, tmp_path / "cache.jsonl", limit=5).durations == [0.5, 1.0]
     with pytest.raises(DataError, match="no usable transcript for any of the 3"):
         label(teacher, tmp_path / "cache.jsonl", limit=2)
+
+
+def test_of_a_clip_without_a_label_the_next_one_is_taken(teacher, tmp_path):
+    model, processor = load_whisper(teacher).eval(), load_processor(teacher)
+    model.generate = say_how_long
+    labels = TeacherLabels(
+        model, Clips(processor), processor, tmp_path / "cache.jsonl", inputs={}, task="transcribe", max_label_length=5
+    )
+    # The middle one runs into the limit.
+    assert labels.near([0]) == {0: ["fr", 40, 256]}
+    assert len((tmp_path / "cache.jsonl").read_text("utf8").splitlines()) == 2
+    assert list(labels.near([1])) == [2] and list(labels.near([1, 2])) == [2, 0]
+    assert labels.all().indices == [0, 2]
+
+
+def test_a_short_limit_of_the_teachers_does_not_cut_its_transcripts_and_is_kept(teacher, tmp_path):
+    """Cut transcripts would pass for whole ones, and loops for speech."""
+    model, processor = load_whisper(teacher).eval(), load_processor(teacher)
+    model.generation_config.max_new_tokens, model.generation_config.max_length = 2, 20
+    limits = []
+
+    def say(features, **_):
+        limits.append((model.generation_config.max_new_tokens, model.generation_config.max_length))
+        return say_how_long(features)
+
+    model.generate = say
+    TeacherLabels(
+        model, Clips(processor), processor, tmp_path / "cache.jsonl", inputs={}, task="transcribe", max_label_length=24
+    ).all()
+    assert limits == [(None, 24)]
+    assert (model.generation_config.max_new_tokens, model.generation_config.max_length) == (2, 20)
+
+
+def test_the_teacher_hears_what_a_step_needs_and_each_clip_once(teacher, tones_manifest, tmp_path, monkeypatch):
+    heard: list[int] = []
+
+    def say(_, features, **__):
+        heard.append(len(features))
+        return torch.full((len(features), 2), 40)
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "generate", say)
+    content = {
+        "model_name_or_path": str(teacher), "train_data": [str(tones_manifest)], "test_data": ["b.jsonl"], "target": "int4",
+        "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "calibration_samples": 2, "pseudo_labels": True,
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    recipe = load_recipe(tmp_path / "recipe.json")
+    # As 'diagnose' does: two clips of five (a sixth has a longer text than this model writes), then three, one of them the same.
+    arm = tmp_path / "ptq-gptq"
+    run_ptq(recipe, ARMS["ptq-gptq"], arm, training_folder=tmp_path / "train", fine_tuned_folder=tmp_path / "fp-ft")
+    assert sum(heard) == 2
+    measure_parts(recipe, arm, max_clips=3)
+    assert sum(heard) == 4
+    trainer = make_trainer(recipe, tmp_path / "train")
+    assert sum(heard) == 5
+    control = make_trainer(recipe, tmp_path / "fp-ft", quantized=False)
+    assert sum(heard) == 5 and len(control.train_dataset) == len(trainer.train_dataset) == 5
+    batches = trainer.qat.calibration_batches
+    assert [torch.equal(batch["labels"][0, -3:], torch.tensor([40, 40, 256])) for batch in batches] == [True, True]
+    for batch, index in zip(batches, (0, 2), strict=True):
+        assert torch.equal(batch["input_features"][0], torch.as_tensor(trainer.train_dataset[index]["input_features"]))

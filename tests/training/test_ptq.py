@@ -5,11 +5,12 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from qat_plugin.errors import QuantizationError
 from qat_plugin.fake_quant import QuantizerConfig, get_target, read_checkpoint
 from qat_plugin.fake_quant.functional import fake_quantize_weight
-from qat_plugin.fake_quant.observers import observe_weight
+from qat_plugin.fake_quant.observers import observe_weight, search_mse
 from qat_plugin.models import load_whisper
 from qat_plugin.training.ptq import quantize_without_training, search_hqq, search_kquant
 
@@ -49,6 +50,23 @@ def test_a_missing_package_is_named(method, monkeypatch):
 def test_gptq_needs_speech(tiny_whisper_dir, tmp_path):
     with pytest.raises(QuantizationError, match="calibration_samples"):
         quantize_without_training(load_whisper(tiny_whisper_dir), QuantizerConfig("int4", 32), tmp_path, method="gptq")
+
+
+def test_methods_that_weights_alone_decide_need_no_speech(tiny_whisper_dir, tmp_path):
+    """Without clips each has scales or zero points of its own, and they are those of its search."""
+    searches, found = {"mse": search_mse, "kquant": search_kquant, "hqq": search_hqq}, {}
+    for method in searches:
+        folder = tmp_path / method
+        quantize_without_training(load_whisper(tiny_whisper_dir), QuantizerConfig("int4", 32), folder, method=method)
+        found[method] = load_file(folder / "quantizer.safetensors")
+    name = "model.decoder.layers.0.fc1"
+    weight = load_whisper(tiny_whisper_dir).get_submodule(name).weight.detach()
+    for method, search in searches.items():
+        expected = search(weight, get_target("int4", 32).token_linear.weight)
+        assert torch.equal(found[method][f"{name}.zero_point"], expected.zero_point)
+        torch.testing.assert_close(found[method][f"{name}.scale"], expected.scale, rtol=1e-3, atol=0)
+        for other in set(searches) - {method}:
+            assert any(not torch.equal(tensor, found[other][key]) for key, tensor in found[method].items())
 
 
 @pytest.mark.parametrize("method", ["rtn", "kquant", "hqq", "mse"])

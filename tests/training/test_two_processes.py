@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from test_training import tensors
+from test_training import assert_equal, tensors
 from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
@@ -31,6 +31,14 @@ def test_two_processes_train_what_one_trains(tiny_whisper_dir, tmp_path):
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+def test_processes_that_calibrate_on_clips_of_their_own_train_one_model(tiny_whisper_dir, tmp_path):
+    launch(WORKER, tiny_whisper_dir, tmp_path, 1, "calibrated", processes=2)
+    first, second = tensors(tmp_path / "0"), tensors(tmp_path / "1")
+    assert "model.encoder.layers.0.fc2.equalization" in second
+    assert_equal(first, second)
 
 
 @pytest.mark.slow
