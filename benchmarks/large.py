@@ -4,7 +4,7 @@
 
 Makes a model of the shape of whisper-large-v3-distil-fr-v0.2 with random weights (bytes and milliseconds do not depend on what
 they are) and the tokenizer that `make demo` fetches, quantizes it by plain rounding, exports it through the parity gate, and
-measures what the files cost to open and to run; so, too, of the float model, which every run exports for comparison. Every step
+measures what the files cost to open and to run; the same for the float model, which every run exports for comparison. Every step
 is a process of its own, so that peaks are theirs. Needs 11 GB on the disk. Writes benchmarks/results/large.json.
 """
 

@@ -40,7 +40,7 @@ ARMS = {
 # On two cores that multiply in bf16, steps of some four seconds.
 STEPS = {"int4": ("--max_steps", "300"), "int8": ("--max_steps", "100", "--warmup_steps", "20")}
 # Points of WER that may be lost: on each corpus at 4 bits, on all of them together at 8.
-_BARS = {"int4": 1.0, "int8": 0.1}
+BARS = {"int4": 1.0, "int8": 0.1}
 MAX_SHARE = {"int4": 0.155, "int8": 0.27}
 
 
@@ -56,19 +56,19 @@ def summarize(results: dict[str, Any], target: str) -> list[dict[str, Any]]:
         if versus["interval"] is None:
             raise EvaluationError(f"{corpus} has too few clips or speakers for an interval: test on more of them")
         if target == "int4":
-            figures.append(figure(f"{corpus}: qat - fp", 100 * versus["difference"], "points", _BARS[target], **versus))
+            figures.append(figure(f"{corpus}: qat - fp", 100 * versus["difference"], "points", BARS[target], **versus))
         else:
             low = 100 * versus["interval"][0]
             figures.append(figure(f"{corpus}: qat - fp, lower end of the interval", low, "points", 0.0, **versus))
     if target == "int8":
         versus = pooled["qat"]["versus"]["fp"]
-        figures.append(figure("pooled: qat - fp", 100 * versus["difference"], "points", _BARS[target], **versus))
+        figures.append(figure("pooled: qat - fp", 100 * versus["difference"], "points", BARS[target], **versus))
     else:
         figures += [*_against(pooled, best), *_won_back(pooled, best, "fp")]
     if "fp-auto" in pooled:
         # Folded silence wins words by itself: beside the float model that folds it, too, only quantization is left.
         versus = pooled["qat"]["versus"]["fp-auto"]
-        figures.append(figure("pooled: qat - fp-auto", 100 * versus["difference"], "points", _BARS[target], **versus))
+        figures.append(figure("pooled: qat - fp-auto", 100 * versus["difference"], "points", BARS[target], **versus))
         if target == "int4":
             figures += _won_back(pooled, best, "fp-auto")
     if "ptq-ft" in pooled:

@@ -73,7 +73,7 @@ def suggest(parts: list[dict[str, Any]], total_mb: float) -> list[str]:
     return chosen
 
 
-def verdict(measured: dict[str, Any], baseline: str = FLOAT) -> str:
+def verdict(measured: dict[str, Any], baseline: str) -> str:
     """What the interval of PTQ's loss, beside the float arm `baseline`, says about training."""
     from qat_plugin.evaluation.bootstrap import MIN_UNITS
 

@@ -11,6 +11,8 @@ COMPANIONS = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "normalizer.json",
 )  # fmt: skip
 """What transformers, Optimum and transformers.js read beside the graphs of a Whisper."""
+PARITY_FILE, DESCRIPTION_FILE = "parity.json", "quantization.json"
+"""What the parity gate found of an export, and what it was made of."""
 
 
 def sha256_of(path: Path) -> str:

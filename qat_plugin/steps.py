@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
 from qat_plugin.errors import WorkspaceError
-from qat_plugin.files import sha256_of
+from qat_plugin.files import PARITY_FILE, sha256_of
 from qat_plugin.publishing_steps import card, check_normalizer
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.recipe_checks import WINDOW
@@ -57,7 +57,7 @@ def open_workspace(recipe: Recipe, *, records_recipe: bool = True) -> Workspace:
                 + "\n  ".join(differences)
                 + "\nname another output_dir, restore the values, or delete the folder"
             )
-        if workspace.keeps_books:
+        if workspace.keeps_books and records_recipe:
             with workspace.alone("train"):
                 drop_start(folder)
                 workspace.forget("train")
@@ -135,7 +135,7 @@ def _is_as_exported(folder: Path, *, verified: bool) -> bool:
     """Whether the files are to the byte those that export wrote and, where `verified`, its parity gate passed."""
     from qat_plugin.evaluation.folder_files import changed_since_export
 
-    return (not verified or (folder / "parity.json").is_file()) and changed_since_export(folder) is None
+    return (not verified or (folder / PARITY_FILE).is_file()) and changed_since_export(folder) is None
 
 
 def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:

@@ -99,7 +99,7 @@ class Workspace:
         return self.root / "card"
 
     def seconds(self) -> dict[str, float]:
-        """Wall time of each step done, all its sessions added up."""
+        """Wall time of each step done, all its runs added up."""
         return {name: step["seconds"] for name, step in self._read().items() if step["done"]}
 
     def is_done(self, step: str, inputs: dict[str, Any]) -> bool:

@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 
 TOKEN = "hf_tokenOfTheTests"
 USER = "tester"
@@ -82,7 +83,6 @@ class Repo:
     type: str
     id: str
     private: bool
-    sdk: str = "static"
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -203,6 +203,12 @@ class Hub:
 
 def is_lfs(name: str, size: int) -> bool:
     return name.endswith(LFS_SUFFIXES) or size > LFS_SIZE
+
+
+def front_matter(card: str) -> Any:
+    """What stands above a card's text; None where nothing does."""
+    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    return yaml.safe_load(match[1]) if match else None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -347,10 +353,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"url": url, "name": repo_id, "id": "1"})
 
     def validate_yaml(self) -> None:
-        import yaml
-
-        match = re.match(r"---\n(.*?)\n---\n", json.loads(self.body)["content"], re.DOTALL)
-        data = yaml.safe_load(match[1]) if match else None
+        data = front_matter(json.loads(self.body)["content"])
         errors = [] if isinstance(data, dict) else [{"message": "the metadata block is not a mapping"}]
         for key in ("license", "pipeline_tag", "library_name"):
             if isinstance(data, dict) and not isinstance(data.get(key, ""), str):
@@ -362,8 +365,11 @@ class Handler(BaseHTTPRequestHandler):
         commit = found.at(revision)
         files = commit.files.items()
         siblings = [{"rfilename": name, "size": blob.size, "blobId": blob.git_sha1} for name, blob in files]
+        card = commit.files.get("README.md")
+        data = front_matter(card.path.read_text(encoding="utf8")) if card is not None else None
         self.answer(
-            ({"sdk": found.sdk} if type == "space" else {})
+            ({"cardData": data} if data else {})
+            | ({"sdk": (data or {}).get("sdk", "static")} if type == "space" else {})
             | {"_id": "1", "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": commit.sha, "tags": [],
              "private": found.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0,
              "createdAt": DATE, "lastModified": DATE, "siblings": siblings}

@@ -89,7 +89,7 @@ def test_the_verdict_follows_the_interval(difference, interval, words):
 
 
 def test_of_few_clips_there_is_no_verdict():
-    said = verdict({"versus": {"fp": {"difference": 0.03, "interval": None}}})
+    said = verdict({"versus": {"fp": {"difference": 0.03, "interval": None}}}, "fp")
     assert (
         said.startswith("This speech cannot tell: without training the target costs +3.00 points")
         and f"{MIN_UNITS} clips" in said

@@ -112,15 +112,14 @@ def test_what_training_wins_is_what_the_benchmark_measured():
         f"trained {length} on an H100, {results['step_seconds']['train'] / 60:.0f} minutes, on less than four" in text
     )
     assert "H100" in results["training"]["device"] and 3 < results["training"]["seconds"] / 3600 < 4
-    as_everybody, folded = (f"{100 * versus[arm]['difference']:.2f} points from" for arm in ("fp", "fp-auto"))
+    more, than_folded = (f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto"))
     assert (
-        f"is {as_everybody} float as everybody runs it {interval(versus['fp'])}, and {folded} float that folds" in text
+        f"makes {more} points more errors than float as Whisper is usually run (`fp`) {interval(versus['fp'])}" in text
     )
-    assert f"silence like it (`fp-auto`) {interval(versus['fp-auto'])}" in text
-    assert (
-        f"folding alone takes {-100 * results['pooled']['fp-auto']['versus']['fp']['difference']:.2f} points off"
-        in text
-    )
+    folded = f"float with silence folded in the same way (`fp-auto`) {interval(versus['fp-auto'])}"
+    assert f"and {than_folded} more than {folded}" in text
+    folding = results["pooled"]["fp-auto"]["versus"]["fp"]["difference"]
+    assert f"folding alone makes {-100 * folding:.2f} points fewer" in text
     assert all(versus[f"ptq-{rival}"]["interval"][1] < 0 for rival in ("rtn", "kquant", "hqq", "mse", "gptq"))
     gptq = versus["ptq-gptq"]
     assert f"{-100 * gptq['difference']:.2f} points better than GPTQ in the same format" in text
@@ -175,9 +174,10 @@ def test_what_eight_bits_lose_is_what_the_benchmark_measured():
     share = 100 * results["arms"]["qat"]["bytes_ratio"]
     of_fp, of_folded = (f"{100 * versus[arm]['difference']:+.2f} " for arm in ("fp", "fp-auto"))
     assert (
-        f"quality-int8.json), commit {results['commit'][:7]}): all of it pooled, {of_fp}points from `fp` "
-        f"{interval(versus['fp'])} and {of_folded}from `fp-auto` {interval(versus['fp-auto'])}, at {share:.1f} % of its size"
+        f"quality-int8.json), commit {results['commit'][:7]} with changes): pooled, {of_fp}points to `fp` "
+        f"{interval(versus['fp'])} and {of_folded}to `fp-auto` {interval(versus['fp-auto'])}, at {share:.1f} % of its size"
     ) in text
+    assert results["commit"].endswith("+changes")
     assert all(versus[arm]["beyond_interval"] is False for arm in ("fp", "fp-auto"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qat_plugin.errors import EvaluationError
-from qat_plugin.files import sha256_of
+from qat_plugin.files import DESCRIPTION_FILE, sha256_of
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -30,7 +30,7 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 def changed_since_export(folder: Path) -> str | None:
     """What is not as export wrote it, and its parity gate saw it: the file, and both digests. None where everything is."""
-    description = folder / "quantization.json"
+    description = folder / DESCRIPTION_FILE
     try:
         written = json.loads(description.read_text(encoding="utf8")).get("files")
     except (FileNotFoundError, ValueError, AttributeError):

@@ -87,7 +87,7 @@ from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.normalizer import get_normalizer
 from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, score
 from qat_plugin.evaluation.transcripts import Transcript, read_transcripts
-from qat_plugin.files import write_whole
+from qat_plugin.files import DESCRIPTION_FILE, write_whole
 
 SCHEMA_VERSION = 1
 BASELINE = FLOAT
@@ -268,7 +268,7 @@ def _describe_arms(
 
 
 def _read_quantization(folder: Path) -> dict[str, Any] | None:
-    path = folder / "quantization.json"
+    path = folder / DESCRIPTION_FILE
     if not path.is_file():
         return None
     try:

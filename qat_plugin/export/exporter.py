@@ -20,7 +20,7 @@ from qat_plugin.export.ort_quantizer import export_with_onnxruntime
 from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, read_checkpoint
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, QUANTIZER_WEIGHTS
-from qat_plugin.files import sha256_of
+from qat_plugin.files import DESCRIPTION_FILE, PARITY_FILE, sha256_of
 
 
 def export_verified(
@@ -50,7 +50,7 @@ def export_verified(
         export_onnx(checkpoint, partial)
         report = check_parity(checkpoint, partial, clips=clips, task=task)
         _describe(partial, checkpoint.target, checkpoint.skip_modules, report.operators)
-        _write_json(partial / "parity.json", report.to_dict())
+        _write_json(partial / PARITY_FILE, report.to_dict())
     return report
 
 
@@ -81,7 +81,7 @@ def export_rival(
 def _unfinished(output_dir: Path) -> Iterator[Path]:
     """A folder that becomes `output_dir` when everything in it has been written; an earlier export stays until then."""
     if output_dir.is_file() or (
-        output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "quantization.json").is_file()
+        output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / DESCRIPTION_FILE).is_file()
     ):
         raise WorkspaceError(f"{output_dir} holds something else than an earlier export: name a new folder or empty it")
     partial = output_dir.with_name(f".{output_dir.name}.partial")
@@ -104,7 +104,7 @@ def _describe(
         "operators": operators,
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
-    _write_json(folder / "quantization.json", description)
+    _write_json(folder / DESCRIPTION_FILE, description)
 
 
 def _check_kind(checkpoint: QuantizedCheckpoint, *, quantized: bool) -> None:

@@ -97,7 +97,7 @@ def check_parity(
     4. logits of the weight-only arithmetic on the first clips, with the model's own tokens, against torch in float64;
     5. greedy tokens on all clips, in the arithmetic that ships, against the fake-quantized torch model. In 99 % (int4,
        float) or 97 % (int8) of the clips all must be equal, or part where the trained model was undecided; one clip may
-       do otherwise where that would allow none. Of every 4 clips, one must be equal throughout.
+       do otherwise where that would allow none. A quarter of the clips (rounded down) must be equal throughout.
 
     `clips`: 16 kHz audio of at most the model's window, and its language. Where the checkpoint folds silence, so does the
     reference. Raises `ParityError` naming the layer or the figure.

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, distributed, nn
 
 from qat_plugin.fake_quant.insertion import weight_quantizers
-from qat_plugin.fake_quant.observers import WeightScale
 
 
 def take_from_first(model: nn.Module) -> None:
     """Give every process the first one's weights and quantizers; of a single process nothing is changed.
 
-    DistributedDataParallel makes weights equal when it wraps the model, which is before calibration moves them.
+    DistributedDataParallel makes weights equal when it wraps the model, which is before calibration moves them. The others wait
+    for the first one as long as `ddp_timeout` allows.
     """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return
@@ -20,24 +20,15 @@ def take_from_first(model: nn.Module) -> None:
     # A layer may be equalized in the first process alone, or in all others.
     shapes = [None if q.equalization is None else q.equalization.shape for q in quantizers]
     distributed.broadcast_object_list(shapes, src=0)
+    found = [t for q in quantizers for t in (q.initial_scale, q.zero_point, q.multiplier) if t is not None]
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(_received(parameter))
+        for tensor in [*model.parameters(), *found]:
+            tensor.copy_(_received(tensor))
         for quantizer, shape in zip(quantizers, shapes, strict=True):
-            points, multiplier, own = quantizer.zero_point, quantizer.multiplier, quantizer.equalization
-            # `set_scale` lets offsets begin at 0, where calibration leaves them.
-            quantizer.set_scale(
-                WeightScale(
-                    _received(quantizer.initial_scale),
-                    None if points is None else _received(points),
-                    None if multiplier is None else _received(multiplier),
-                )
-            )
-            if shape is None:
-                quantizer.equalization = None
-            else:
-                empty = quantizer.initial_scale.new_empty(shape)
-                quantizer.equalization = _received(empty if own is None else own)
+            own = quantizer.equalization
+            if shape is not None and own is None:
+                own = quantizer.initial_scale.new_empty(shape)
+            quantizer.equalization = None if shape is None or own is None else _received(own)
 
 
 def _received(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from qat_plugin.errors import PublishError
 from qat_plugin.evaluation.folder_files import changed_since_export
+from qat_plugin.files import PARITY_FILE
 from qat_plugin.publishing.card import render_card
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 from qat_plugin.publishing.privacy import hub_id, public_results
@@ -35,7 +36,6 @@ SHOWN_FIELDS = (
 PUBLISHING_FIELDS = ("model_license", "model_title", "base_model", "hub_model_id")
 """The fields of a recipe that decide how a model is presented: whoever publishes gives them, not the evaluation."""
 
-PARITY_FILE = "parity.json"
 _MODEL_FIELDS = ("model_name_or_path", "teacher_model_name_or_path")
 _NAME_FIELDS = ("train_corpora", "corpora")
 _PATH_FIELDS = ("train_data", "test_data")

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qat_plugin.errors import PublishError
-from qat_plugin.files import COMPANIONS, sha256_of
+from qat_plugin.files import COMPANIONS, DESCRIPTION_FILE, PARITY_FILE, sha256_of
 from qat_plugin.publishing.card import ARM, card_metadata, render_card
-from qat_plugin.publishing.document import PARITY_FILE, presented, read_object, read_parity, write_document
+from qat_plugin.publishing.document import presented, read_object, read_parity, write_document
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 
-DESCRIPTION_FILE = "quantization.json"
 Change = Literal["new", "changed", "unchanged", "unknown"]
 
 
@@ -155,7 +154,8 @@ def _not_measured(folder: Path, document: Mapping[str, Any]) -> list[str]:
 
 
 def _is_graph(name: str) -> bool:
-    return name.endswith((".onnx", ".onnx_data"))
+    # Those in folders are copies that someone made: an export has none.
+    return "/" not in name and name.endswith((".onnx", ".onnx_data"))
 
 
 def _check_measured(folder: Path, document: Mapping[str, Any], files: list[PlannedFile]) -> None:

@@ -42,7 +42,7 @@ _WAITS = (1.0, 4.0, 16.0)
 class PushReport:
     """What a push does (`dry_run`) or did. The addresses are None where nothing was sent, or no pull request opened.
 
-    `private` is None of a repo that is to come where the settings of its owner decide.
+    `private` is None where the settings of a new repo's owner decide, or the Hub could not be asked.
     """
 
     repo_id: str
@@ -59,7 +59,9 @@ class PushReport:
     pull_request_url: str | None = None
 
     def __str__(self) -> str:
-        visibility = {True: "private", False: "public", None: "visible as the owner's settings say"}[self.private]
+        visibility = {True: "private", False: "public", None: "public or private as its owner's settings say"}[
+            self.private
+        ]
         name = f"spaces/{self.repo_id}" if self.repo_type == "space" else self.repo_id
         head = f"{name} ({visibility}), revision {self.revision}: {self.remote_state}"
         return "\n".join([head, *describe_files(self.files, self.remaining, self.removed)])
@@ -192,8 +194,8 @@ def plan(
 ) -> PushReport:
     """What sending `local` to a branch would do. Without `offline_is_fatal`, a Hub that does not answer is reported.
 
-    Raises `PublishError` when it does not answer and must, the repo is public although `private` is asked, or it is a Space that
-    runs an application.
+    Raises `PublishError` when it does not answer and must, the repo is public although `private` is asked, or it is a Space with
+    an application or another page.
     """
     try:
         # A dry run says at once that the Hub cannot be asked.
@@ -218,11 +220,22 @@ def plan(
     state = "repo will be created" if creates_repo else "branch will be created" if creates_branch else "exists"
     present = remote or {}
     files = tuple(dataclasses.replace(file, change=_change(file, present.get(file.name))) for file in local)
+    if isinstance(info, SpaceInfo) and _is_foreign(info) and any(file.change == "changed" for file in files):
+        raise PublishError(
+            f"spaces/{repo_id} exists and holds another page than one of this model, which would be overwritten: rename that "
+            "Space in its settings, or push the model to another repo id"
+        )
     remaining, removed = split_remaining(present, files)
     shown_private = private if info is None else bool(info.private)
     return PushReport(
         repo_id, repo_type, branch, creates_repo, creates_branch, shown_private, files, remaining, state, removed
     )
+
+
+def _is_foreign(space: SpaceInfo) -> bool:
+    """Whether a Space's card does not name the model of the same id, as that of an earlier push does."""
+    card = space.card_data
+    return space.id not in ((card.get("models") or ()) if card is not None else ())
 
 
 def _remote_files(

@@ -75,12 +75,12 @@ def push(
 
 def _check_overwritten(report: PushReport) -> None:
     """Only an earlier publication is written over: not a float model, nor a card that someone wrote."""
-    changed = [file.name for file in report.files if file.change == "changed"]
+    changed = [*(file.name for file in report.files if file.change == "changed"), *report.removed]
     present = [file.name for file in report.files if file.change in ("changed", "unchanged")]
     if changed and not is_publication(present):
         raise PublishError(
             f"{report.repo_id} at {report.revision} holds something else than a published model, of which "
-            f"{', '.join(changed)} would be overwritten: push to another repo id or branch (hub_revision), propose it with "
+            f"{', '.join(changed)} would be overwritten or deleted: push to another repo id or branch (hub_revision), propose it with "
             "create_pr, or delete these files there"
         )
 
@@ -112,10 +112,8 @@ def push_space(
         if not dry_run:
             model = plan(api, repo_id, revision or "main", False, [], offline_is_fatal=True)
             if model.creates_repo or model.creates_branch or model.private:
-                state = "private" if model.private else "not there"
-                raise PublishError(
-                    f"{repo_id} at {model.revision} is {state}: a Space needs a public model, push it first"
-                )
+                state, mend = ("private", "make it public") if model.private else ("not there", "push it first")
+                raise PublishError(f"{repo_id} at {model.revision} is {state}: a Space needs a public model, {mend}")
         report = plan(api, repo_id, "main", False, files, offline_is_fatal=not dry_run, repo_type="space")
         print(report)
         if dry_run:

@@ -54,8 +54,8 @@ class TeacherLabels:
     Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there, and what one step needs of
     them another does not make again. `inputs` names what decides them (model, corpora, ...); ids and lengths of the clips, the
     teacher's weights and its generation config are added here. A cache made from others is begun anew. With a `context`, the
-    teacher hears clips in it, and clips of about the same length together. It computes on `device`, and lies elsewhere as it was
-    when it is done.
+    teacher hears clips in it, and clips of about the same length together. It computes on `device`;
+    afterwards it is back on its own, in its own mode.
     """
 
     def __init__(

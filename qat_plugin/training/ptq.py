@@ -32,8 +32,8 @@ def quantize_without_training(
     """Quantize `model` (in place) and write the checkpoint to `folder`, ready to export.
 
     `method`: "rtn" rounds within each group's range; "kquant" and "hqq" are ONNX Runtime's own; "mse" minimises the error
-    of the output, and "gptq" rounds to that end, too. These use `calibration_batches` (as the collator makes them), and "gptq"
-    needs them; where one scale serves an uneven input, "kquant" and "hqq" even it out by them.
+    of the output, and "gptq" rounds to that end, too. "mse" and "gptq" use `calibration_batches` (as the collator makes them),
+    and "gptq" needs them; where one scale serves an uneven input, "kquant" and "hqq" even it out by them.
 
     Raises `QuantizationError` when a method lacks what it needs.
     """

@@ -180,7 +180,12 @@ class _Speech:
     labels: TeacherLabels | None
 
 
-def _training_speech(recipe: Recipe, model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> _Speech:
+def _training_speech(
+    recipe: Recipe,
+    model: WhisperForConditionalGeneration,
+    processor: WhisperProcessor,
+    teacher: WhisperForConditionalGeneration | None,
+) -> _Speech:
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
     distillation = recipe.distillation
     dataset = _dataset(
@@ -189,7 +194,7 @@ def _training_speech(recipe: Recipe, model: WhisperForConditionalGeneration, pro
     )  # fmt: skip
     labels = None
     if distillation.pseudo_labels:
-        teacher = _teacher(recipe) or model
+        teacher = teacher or model
         check_teacher(teacher, model, states=False)
         # The teacher hears clips as they were recorded.
         heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
@@ -228,11 +233,12 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     """
     _check_precision(recipe)
     model, processor = load_model(recipe)
+    teacher = _teacher(recipe)
     # A copy: the recipe's own output_dir is the folder of the whole run.
     args = copy.copy(recipe.training)
     args.output_dir = str(folder)
     with args.main_process_first(desc="training data"):
-        speech = _training_speech(recipe, model, processor)
+        speech = _training_speech(recipe, model, processor, teacher)
         dataset = speech.dataset if speech.labels is None else speech.labels.all()
     validation = None
     if recipe.data.validation_data:
@@ -250,7 +256,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         loss_weights=LossWeights(
             d.ce_weight, d.kl_weight, d.encoder_weight, d.decoder_weight, d.distillation_temperature
         ),
-        teacher=_teacher(recipe),
+        teacher=teacher,
         encoder_context=encoder_context(recipe),
     )
     return QATTrainer(
@@ -335,7 +341,7 @@ def save_float_arm(recipe: Recipe, folder: Path, context: EncoderContext | None 
 def measure_parts(recipe: Recipe, quantized: Path, max_clips: int = 32) -> list[Sensitivity]:
     """What quantizing each part alone does on training speech; `quantized` is the checkpoint of a ptq arm."""
     teacher, processor = load_model(recipe)
-    batches = _calibration_batches(_training_speech(recipe, teacher, processor), max_clips)
+    batches = _calibration_batches(_training_speech(recipe, teacher, processor, _teacher(recipe)), max_clips)
     return measure_sensitivity(load_fake_quant(quantized), teacher, batches or (), encoder_context(recipe))
 
 
@@ -347,8 +353,9 @@ def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fi
     model, processor = load_model(recipe)
     batches = None
     if arm.method != "rtn":
-        speech = _training_speech(recipe, model, processor)
+        speech = _training_speech(recipe, model, processor, _teacher(recipe))
         batches = _calibration_batches(speech, recipe.quantization.calibration_samples)
+        del speech  # and a teacher that may be larger than the model
     if arm.fine_tuned:
         model = load_whisper(fine_tuned_folder)
     quantize_without_training(

@@ -13,6 +13,7 @@ import pytest
 from fakes import exported_folder, write_transcripts
 from matplotlib.image import imread
 
+from qat_plugin.evaluation.baselines import baseline_notes
 from qat_plugin.evaluation.bootstrap import MIN_UNITS
 from qat_plugin.evaluation.folder_files import list_files
 from qat_plugin.evaluation.plots import _degradation, _events, _side_by_side, draw_plots
@@ -268,9 +269,11 @@ def test_without_fp_nothing_is_said_of_it(results: dict[str, Any], tmp_path: Pat
 def test_what_is_not_like_with_like_is_said(results: dict[str, Any]) -> None:
     results["recipe"] |= {"encoder_context": "auto", "ce_weight": 1.0}
     for text in (" ".join(render_table(results).split()), render_report(results)):
-        assert "fp computes Whisper's whole window of 30 s, as everybody does; the others fold the silence" in text
-        assert "how much of the differences is quantization was not measured (the arm fp-auto)." in text
-        assert "qat was taught by transcripts, and the float model was not fine-tuned on them" in text
+        assert "fp computes the whole window of 30 s, as Whisper is usually run; the others fold the silence" in text
+        assert "how much of the differences is due to quantization was not measured (the arm fp-auto)." in text
+        assert "qat was taught by transcripts, and the float model was not trained so for comparison" in text
+    taught = results["recipe"] | {"ce_weight": 0.0, "teacher_model_name_or_path": "openai/whisper-large-v3"}
+    assert "qat was taught by another model, and" in render_report(results | {"recipe": taught})
     # With both controls in the table, the one is named and the other needs no word.
     for name in ("arms", "measurements", "pooled"):
         results[name] = {
@@ -279,7 +282,10 @@ def test_what_is_not_like_with_like_is_said(results: dict[str, Any]) -> None:
             **results[name],
         }
     told = render_report(results)
-    assert "by itself: fp-auto is the one to see quantization by." in told and "fine-tuned on them" not in told
+    assert "by itself: compare with fp-auto to see what quantization alone does." in told and "taught by" not in told
+    # One arm alone is compared with none.
+    alone = {name: {"qat": results[name]["qat"]} for name in ("arms", "measurements", "pooled")}
+    assert baseline_notes(results | alone) == []
     results["recipe"] |= {"encoder_context": "full"}
     assert "whole window" not in render_report(results)
 

@@ -77,8 +77,8 @@ def test_a_card_says_what_it_does_not_compare_like_with_like(
 ) -> None:
     results["recipe"] = {**RECIPE, "encoder_context": "auto", "ce_weight": 1.0}
     text = render_card(card_document(results, onnx_folders["qat"]))
-    assert "\n“float” computes Whisper's whole window of 30 s, as everybody does; the others fold the silence" in text
-    assert "\nThis model was taught by transcripts, and the float model was not fine-tuned on them" in text
+    assert "\n“float” computes the whole window of 30 s, as Whisper is usually run; the others fold the silence" in text
+    assert "\nThis model was taught by transcripts, and the float model was not trained so for comparison" in text
     results["recipe"] |= {"encoder_context": "full", "ce_weight": 0.0}
     text = render_card(card_document(results, onnx_folders["qat"]))
     assert "whole window" not in text and "taught by transcripts" not in text
@@ -251,7 +251,7 @@ def test_the_normalizer_and_the_guard_are_named(document: dict[str, Any]) -> Non
 @pytest.mark.parametrize("target", ["int4", "int8"])
 def test_what_shares_a_batch_may_change_a_transcript(document: dict[str, Any], target: str) -> None:
     document["arms"]["qat"]["format"] = target
-    said = "- The encoder's activations are quantized over a whole batch: a batch other than 1 gives other roundings"
+    said = "- The encoder's activations are quantized over a whole batch: in batches of another size than 1, transcripts"
     assert said in render_card(document)
     document["recipe"]["encoder_context"] = "auto"
     folded = said.replace("whole batch", "whole batch, and silence is folded behind its longest clip")

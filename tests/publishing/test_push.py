@@ -120,16 +120,23 @@ def test_files_of_others_stay(online: Hub, folder: Path, card_folder: Path, tmp_
     assert "sample.mp3" in online.files(REPO)
 
 
-@pytest.mark.parametrize("theirs", [{"README.md": "# Mine"}, {"config.json": "{}", "model.safetensors": "weights"}])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"README.md": "# Mine"},
+        {"config.json": "{}", "model.safetensors": "weights"},
+        {".eval_results/wer.yaml": "- value: 5.0"},
+    ],
+)
 def test_what_someone_else_put_there_is_not_written_over(
     online: Hub, folder: Path, card_folder: Path, tmp_path: Path, theirs: dict[str, str]
 ) -> None:
-    (tmp_path / "theirs").mkdir()
     for name, text in theirs.items():
+        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "theirs" / name).write_text(text)
     online.add_repo(REPO, tmp_path / "theirs")
     before = online.files(REPO)
-    says = rf"something else than a published model, of which {next(iter(theirs))} would be overwritten: .*create_pr"
+    says = rf"something else than a published model, of which {next(iter(theirs))} would be overwritten or deleted: .*create_pr"
     for dry_run in (True, False):
         with pytest.raises(PublishError, match=says):
             push(folder, card_folder, REPO, dry_run=dry_run)
@@ -145,7 +152,7 @@ def test_whether_a_new_repo_is_private_is_up_to_its_owner_unless_it_is_said(
 ) -> None:
     online.private_owners.add("tester-org")
     push(folder, card_folder, "tester-org/calls", dry_run=True)
-    assert "tester-org/calls (visible as the owner's settings say)" in capsys.readouterr().out
+    assert "tester-org/calls (public or private as its owner's settings say)" in capsys.readouterr().out
     push(folder, card_folder, "tester-org/calls")
     push(folder, card_folder, "tester-org/shown", private=False)
     push(folder, card_folder, REPO)
@@ -463,7 +470,7 @@ def test_what_is_no_part_of_the_model_stays_at_home(
 ) -> None:
     """Also when it lay there while the model was measured."""
     (folder / ".cache").mkdir()
-    (folder / ".cache" / "config.json").write_text("x")
+    (folder / ".cache" / "encoder_model.onnx").write_bytes(b"x")
     (folder / "README.md").write_text("an old card")
     (folder / "call-0001.wav").write_bytes(b"a customer")
     folders = {arm: folder.parent / arm for arm in ("fp", "ptq-rtn", "qat")}
@@ -474,7 +481,7 @@ def test_what_is_no_part_of_the_model_stays_at_home(
         "README.md", "config.json", "decoder_model_merged.onnx", "encoder_model.onnx", "parity.json", "quantization.json",
     }  # fmt: skip
     assert sent["README.md"] == card.read_bytes()
-    left = "no part of the model, so not published: .cache/config.json, README.md, call-0001.wav\n"
+    left = "no part of the model, so not published: .cache/encoder_model.onnx, README.md, call-0001.wav\n"
     assert left in capsys.readouterr().out
 
 

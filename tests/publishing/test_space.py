@@ -45,8 +45,9 @@ def test_a_static_space_of_two_files_comes_to_be(online: Hub, onnx_folders: dict
     settings = settings_of(files["index.html"].decode())
     assert settings["model"] == REPO and settings["options"]["revision"] == "v2"
     assert settings["library"] == TRANSFORMERS_JS
-    # Again, nothing is new.
+    # Again, nothing is new; and what is, takes the place of the earlier page.
     assert push_space(card_folder, REPO, revision="v2").commit_url is None
+    assert push_space(card_folder, REPO, revision="v2", publishing={"model_title": "Écoute"}).commit_url is not None
     assert online.unknown == []
 
 
@@ -64,26 +65,32 @@ def test_a_model_that_visitors_cannot_load_gets_no_page(
 ) -> None:
     if private:
         push(onnx_folders["qat"], card_folder, REPO, private=True)
-    state = "private" if private else "not there"
-    with pytest.raises(PublishError, match=f"{REPO} at main is {state}: a Space needs a public model"):
+    state, mend = ("private", "make it public") if private else ("not there", "push it first")
+    with pytest.raises(PublishError, match=f"{REPO} at main is {state}: a Space needs a public model, {mend}"):
         push_space(card_folder, REPO)
     assert ("space", REPO) not in online.repos
 
 
-def test_an_application_of_that_name_is_not_written_over(
-    online: Hub, onnx_folders: dict[str, Path], card_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("sdk", "file", "says"),
+    [
+        ("gradio", "app.py", "its sdk is 'gradio': a page would take the place of its application"),
+        ("static", "index.html", "holds another page than one of this model"),
+    ],
+)
+def test_a_space_of_that_name_is_not_written_over(
+    online: Hub, onnx_folders: dict[str, Path], card_folder: Path, tmp_path: Path, sdk: str, file: str, says: str
 ) -> None:
     push(onnx_folders["qat"], card_folder, REPO)
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "app.py").write_text("import gradio")
-    online.add_repo(REPO, tmp_path / "app", "space")
-    online.repo(REPO, "space").sdk = "gradio"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / file).write_text("their own")
+    (tmp_path / "theirs" / "README.md").write_text(f"---\nsdk: {sdk}\n---\n")
+    online.add_repo(REPO, tmp_path / "theirs", "space")
+    before = online.files(REPO, repo_type="space")
     for dry_run in (True, False):
-        with pytest.raises(
-            PublishError, match=f"spaces/{REPO} exists and its sdk is 'gradio': a page would take the place"
-        ):
+        with pytest.raises(PublishError, match=f"spaces/{REPO} exists and {says}"):
             push_space(card_folder, REPO, dry_run=dry_run)
-    assert set(online.files(REPO, repo_type="space")) == {"app.py"}
+    assert online.files(REPO, repo_type="space") == before
 
 
 def test_the_page_shows_the_measured_figures(document: dict[str, Any]) -> None:

@@ -52,7 +52,6 @@ def test_misuse_is_refused(tiny_whisper_dir, tmp_path, misuse, error, message):
     qat = QATCallback("int4", loss_weights=DISTILLATION, teacher=load_whisper(tiny_whisper_dir))
     with pytest.raises(error, match=message):
         misuse(load_whisper(tiny_whisper_dir), options, qat)
-    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_an_own_optimizer_will_do_where_scales_are_not_learned(tiny_whisper_dir, tmp_path):
