@@ -251,7 +251,9 @@ def test_the_normalizer_and_the_guard_are_named(document: dict[str, Any]) -> Non
 @pytest.mark.parametrize("target", ["int4", "int8"])
 def test_what_shares_a_batch_may_change_a_transcript(document: dict[str, Any], target: str) -> None:
     document["arms"]["qat"]["format"] = target
-    said = "- The encoder's activations are quantized over a whole batch: in batches of another size than 1, transcripts"
+    said = (
+        "- The encoder's activations are quantized over a whole batch: in batches of another size than 1, transcripts"
+    )
     assert said in render_card(document)
     document["recipe"]["encoder_context"] = "auto"
     folded = said.replace("whole batch", "whole batch, and silence is folded behind its longest clip")
