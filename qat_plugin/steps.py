@@ -45,6 +45,7 @@ def open_workspace(recipe: Recipe, *, records_recipe: bool = True) -> Workspace:
     such training runs now. Training that failed before its first checkpoint left nothing to keep, and is forgotten.
     """
     workspace = Workspace(str(recipe.training.output_dir))
+    writes = workspace.keeps_books and records_recipe
     differences = workspace.differences("train", training_inputs(recipe))
     if differences:
         from qat_plugin.training.run import last_checkpoint
@@ -57,11 +58,11 @@ def open_workspace(recipe: Recipe, *, records_recipe: bool = True) -> Workspace:
                 + "\n  ".join(differences)
                 + "\nname another output_dir, restore the values, or delete the folder"
             )
-        if workspace.keeps_books and records_recipe:
+        if writes:
             with workspace.alone("train"):
                 drop_start(folder)
                 workspace.forget("train")
-    if workspace.keeps_books and records_recipe:
+    if writes:
         save_recipe(recipe, workspace.recipe_file)
     return workspace
 

@@ -17,7 +17,7 @@ def baseline_notes(results: Results, names: Mapping[str, str] = MappingProxyType
     arms, recipe, notes = results["arms"], results["recipe"], []
     if len(arms) == 1:
         return []
-    called = {arm: names.get(arm, arm) for arm in (FLOAT, FLOAT_FOLDED, FINE_TUNED, TRAINED)}
+    called = {arm: names.get(arm, arm) for arm in (FLOAT, FLOAT_FOLDED, TRAINED)}
     if FLOAT in arms and recipe.get("encoder_context") == "auto":
         shown = (
             f"compare with {called[FLOAT_FOLDED]} to see what quantization alone does"

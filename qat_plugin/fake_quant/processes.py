@@ -25,10 +25,11 @@ def take_from_first(model: nn.Module) -> None:
         for tensor in [*model.parameters(), *found]:
             tensor.copy_(_received(tensor))
         for quantizer, shape in zip(quantizers, shapes, strict=True):
-            own = quantizer.equalization
-            if shape is not None and own is None:
-                own = quantizer.initial_scale.new_empty(shape)
-            quantizer.equalization = None if shape is None or own is None else _received(own)
+            if shape is None:
+                quantizer.equalization = None
+            else:
+                own = quantizer.equalization
+                quantizer.equalization = _received(quantizer.initial_scale.new_empty(shape) if own is None else own)
 
 
 def _received(tensor: Tensor) -> Tensor:

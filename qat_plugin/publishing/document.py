@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -106,8 +106,10 @@ def card_document(
     published = public_results(results)
     tested = {name: corpus["source"] for name, corpus in published["corpora"].items()}
     training = published.get("training") or {"corpora": {}}
-    local = {name for name, is_local in training.get("local_models", {}).items() if is_local}
-    base = recipe.get("base_model") or (None if "model_name_or_path" in local else hub_id(model))
+    # What was a folder where it was trained may look like an id here.
+    local = training.get("local_models", {})
+    hub_ids = {name: None if local.get(name) else hub_id(recipe.get(name)) for name in _MODEL_FIELDS}
+    base = recipe.get("base_model") or hub_ids["model_name_or_path"]
     trained = training["corpora"]
     names = {"corpora": list(tested), "train_corpora": list(trained)}
     document = {
@@ -119,7 +121,7 @@ def card_document(
             for name, corpus in published["corpora"].items()
         },
         "recipe": {
-            name: _public(name, recipe[name], names, local) for name in SHOWN_FIELDS if _is_set(recipe.get(name))
+            name: _public(name, recipe[name], names, hub_ids) for name in SHOWN_FIELDS if _is_set(recipe.get(name))
         },
         "base_model": {"hub_id": base, "name": base or Path(model).name},
         "repo_id": recipe.get("hub_model_id"),
@@ -200,14 +202,14 @@ def _is_set(value: Any) -> bool:
     return value is not None and value != []
 
 
-def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], local: Container[str]) -> Any:
+def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], hub_ids: Mapping[str, str | None]) -> Any:
     """A recipe value as others may see it: of local paths, the last part of a model's and the last two of data's.
 
     A corpus whose definition was given by its path goes by its name; `corpora` are those of all, in the recipe's order.
-    `local` are the fields whose model was a folder where it was trained, whatever it looks like here.
+    `hub_ids` are those of the models that have one.
     """
     if name in _MODEL_FIELDS:
-        return value if hub_id(value) and name not in local else Path(value).name
+        return hub_ids[name] or Path(value).name
     if name in _PATH_FIELDS:
         return ["/".join(Path(entry).parts[-2:]) if _is_path(entry) else entry for entry in value]
     if name in _NAME_FIELDS:
