@@ -221,15 +221,18 @@ class Layers:
         return logits[0] if len(logits) == 1 else graph.op("Concat", logits, axis=-1)
 
     def encoder_positions(self, graph: Graph, module: str, positions: str) -> str:
-        """Rows of the encoder's positions, `(len(positions), dim)`: computed where they are the formula's."""
+        """Rows of the encoder's positions, `(len(positions), dim)`: not stored where they are the formula's."""
         table = self.checkpoint.tensors.get(f"{module}.weight")
         if table is None or not are_sinusoids(torch.from_numpy(table)):
             return self.stored_rows(graph, module, positions)
         graph.at(module)
         scales = graph.constant(inverse_timescales(table.shape[1]).numpy(), f"{module}.inverse_timescales")
-        places = graph.op("Unsqueeze", [graph.op("Cast", [positions], to=TENSOR_FLOAT), graph.ints(1)])
+        # Of constants alone: computed once, when the file is loaded.
+        first, end, step = (graph.constant(np.float32(number)) for number in (0, len(table), 1))
+        places = graph.op("Unsqueeze", [graph.op("Range", [first, end, step]), graph.ints(1)])
         angles = graph.op("Mul", [places, scales])
-        return graph.op("Concat", [graph.op("Sin", [angles]), graph.op("Cos", [angles])], axis=-1)  # type: ignore[no-any-return]
+        rows = graph.op("Concat", [graph.op("Sin", [angles]), graph.op("Cos", [angles])], axis=-1)
+        return graph.op("Gather", [rows, positions])  # type: ignore[no-any-return]
 
     def gelu(self, graph: Graph, x: str) -> str:
         """The exact (erf) GELU."""
@@ -239,25 +242,6 @@ class Layers:
         """`(batch, length, dim)` → `(batch, heads, length, dim / heads)`."""
         width = int(self.checkpoint.config["d_model"]) // heads
         return graph.op("Transpose", [graph.op("Reshape", [x, graph.ints(0, -1, heads, width)])], perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
-
-    def query(self, graph: Graph, module: str, x: str, heads: int) -> str:
-        """Scaled queries, split into heads."""
-        scaling = (int(self.checkpoint.config["d_model"]) // heads) ** -0.5
-        q = self.linear(graph, f"{module}.q_proj", x)
-        return self.split_heads(graph, graph.op("Mul", [q, graph.constant(np.float32(scaling))]), heads)
-
-    def attend(self, graph: Graph, module: str, q: str, k: str, v: str, mask: str | None = None) -> str:
-        """Softmax attention in float; all `(batch, heads, length, width)`, result `(batch, length, dim)`.
-
-        `mask` is added to the scores, `(batch, heads, queries, keys)`, over which it broadcasts.
-        """
-        graph.at(module)
-        scores = graph.op("MatMul", [q, graph.op("Transpose", [k], perm=[0, 1, 3, 2])])
-        if mask is not None:
-            scores = graph.op("Add", [scores, mask])
-        mixed = graph.op("MatMul", [graph.op("Softmax", [scores], axis=-1), v])
-        merged = graph.op("Transpose", [mixed], perm=[0, 2, 1, 3])
-        return graph.op("Reshape", [merged, graph.ints(0, -1, int(self.checkpoint.config["d_model"]))])  # type: ignore[no-any-return]
 
     def feed_forward(self, graph: Graph, module: str, x: str) -> str:
         """fc2(gelu(fc1(layer_norm(x)))) + x."""

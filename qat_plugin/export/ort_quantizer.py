@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -70,7 +70,10 @@ def export_with_onnxruntime(
                 quantize_dynamic(
                     source, quantized, op_types_to_quantize=_OPERATORS, per_channel=True, reduce_range=reduce_range,
                     weight_type=QuantType.QInt8, use_external_data_format=True,
-                    extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
+                    # Behind operators of its own, ONNX Runtime's quantizer cannot tell what a tensor is made of.
+                    extra_options={
+                        "EnableSubgraph": True, "MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT,
+                    },
                 )  # fmt: skip
             # ONNX Runtime calls the file of the weights as no client of a Whisper expects.
             save_model(onnx.load(str(quantized)), written, external_data_bytes=external_data_bytes)

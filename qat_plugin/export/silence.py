@@ -69,8 +69,16 @@ def fold_silence(graph: Graph, features: str, context: EncoderContext, *, defaul
         for frame in (even, graph.op("Add", [even, one]))
     ]
     picked = graph.op("Reshape", [graph.op("Concat", pairs, axis=1), graph.ints(-1)])
-    kept = graph.op("Squeeze", [graph.op("Shape", [positions])])
-    return FoldedInput(graph.op("Gather", [features, picked], axis=2), positions, bias, graph.op("Less", [kept, total]))
+    is_folded = graph.op("Less", [graph.op("Squeeze", [graph.op("Shape", [positions])]), total])
+    # A whole window is copied at once, and not frame by frame.
+    some, all_of_them = (Graph(graph.weights, graph.prefix) for _ in range(2))
+    kept = graph.op(
+        "If",
+        [is_folded],
+        then_branch=some.branch("folded", [some.op("Gather", [features, picked], axis=2)]),
+        else_branch=all_of_them.branch("whole", [all_of_them.op("Identity", [features])]),
+    )
+    return FoldedInput(kept, positions, bias, is_folded)
 
 
 def attention_bias(graph: Graph, length: str, context: EncoderContext, window: int) -> str:

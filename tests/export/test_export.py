@@ -156,8 +156,9 @@ def test_weight_only_logits_are_torchs(
             cached = True
 
 
-def test_a_position_beyond_the_table_is_refused(exported: dict[str, Path]) -> None:
-    decoder = session(exported["int8"] / "decoder_model_merged.onnx")
+@pytest.mark.parametrize("target", ["float", "int8"])
+def test_a_position_beyond_the_table_is_refused(exported: dict[str, Path], target: str) -> None:
+    decoder = session(exported[target] / "decoder_model_merged.onnx")
     feed = {value.name: np.zeros((1, 4, 448, 16), np.float32) for value in decoder.get_inputs() if "past" in value.name}
     feed |= {"input_ids": np.array([[5]]), "encoder_hidden_states": np.zeros((1, 1500, 64), np.float32)}
     with pytest.raises(Exception, match="out of"):
@@ -199,6 +200,16 @@ def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
         assert large == [], "weights were folded back to float at load"
     assert {kind: found[kind] for kind in expected} == expected
     assert found["MatMulInteger"] == 0
+    # The encoder's layers have attention twice, with silence folded and whole.
+    assert found["MultiHeadAttention"] == 2 * 2 + 2
+    assert found["Sin"] == found["Cos"] == 0, "positions are computed for every clip"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_numbers_are_scalars_where_operators_want_them(exported: dict[str, Path], name: str) -> None:
+    content = read_file(exported["int4"] / name)
+    bounds = [x for node in content.nodes if node.op_type == "Range" for x in node.input if x in content.initializers]
+    assert bounds and all(content.initializers[x].shape == () for x in bounds)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
