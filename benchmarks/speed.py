@@ -3,8 +3,9 @@
     pip install faster-whisper pywhispercpp
     python benchmarks/speed.py --fp RUN/onnx/fp --int8 RUN8/onnx/qat --int4 RUN4/onnx/qat
 
-Every system is a process of its own, and they take turns: each round, each of them transcribes all clips (greedy, language
-and task set), so that a noisy machine is noisy for all. Figures are medians over rounds; ratios are taken within a round.
+Every system is a process of its own, and they take turns: each round, each clip is transcribed by one after the other (greedy,
+language and task set), so that a noisy machine is noisy for all. Figures are medians over rounds; ratios are taken within a
+round.
 "auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS-threads.json and a
 plot; on CPUs without VNNI speed-THREADS-threads-without-vnni.
 """
@@ -30,6 +31,9 @@ from qat_plugin.demo.fetch import fetch_all
 from qat_plugin.demo.run import DATA_DIR
 from qat_plugin.demo.weights import WHEELS
 from qat_plugin.evaluation.environment import memory_bytes
+
+# Seconds between two turns: threads of the one before wait for more work on the cores for a while.
+PAUSE = 0.3
 
 # name: (kind, what it loads, its mode)
 Systems = dict[str, tuple[str, str, str]]
@@ -128,16 +132,13 @@ def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: l
         "model_peak_mb": model_peak - before,
         "load_peak_mb": peak_at_load - before,
     })  # fmt: skip
-    while pipe.recv() == "run":
-        rows = []
-        for clip in clips:
-            start = time.perf_counter()
-            text, tokens = transcribe(clip, None)
-            whole = time.perf_counter() - start
-            start = time.perf_counter()
-            transcribe(clip, 1)
-            rows.append({"seconds": whole, "first": time.perf_counter() - start, "text": text, "tokens": tokens})
-        pipe.send(rows)
+    while (asked := pipe.recv()) is not None:
+        start = time.perf_counter()
+        text, tokens = transcribe(clips[asked], None)
+        whole = time.perf_counter() - start
+        start = time.perf_counter()
+        transcribe(clips[asked], 1)
+        pipe.send({"seconds": whole, "first": time.perf_counter() - start, "text": text, "tokens": tokens})
     pipe.send({"peak_mb": memory_bytes("VmHWM") / 1e6})
 
 
@@ -217,9 +218,13 @@ def main() -> None:
             found[name] = {**ours.recv(), "size_mb": sizes[name], "rounds": []}
             print(f"loaded {name} in {found[name]['load_seconds']:.1f} s", file=sys.stderr)
         for number in range(options.rounds):
-            for name, pipe in pipes.items():
-                pipe.send("run")
-                result = pipe.recv()
+            results: dict[str, list[dict[str, Any]]] = {name: [] for name in pipes}
+            for clip in range(len(clips)):
+                for name, pipe in pipes.items():
+                    time.sleep(PAUSE)
+                    pipe.send(clip)
+                    results[name].append(pipe.recv())
+            for name, result in results.items():
                 by_clip, result = [r["seconds"] for r in result], result[: len(rows)]
                 total, first = sum(r["seconds"] for r in result), sum(r["first"] for r in result)
                 later = sum(r["tokens"] for r in result) - len(result)
@@ -233,10 +238,10 @@ def main() -> None:
                 })  # fmt: skip
                 print(f"round {number + 1}: {name:<24} RTFx {seconds / total:6.2f}", file=sys.stderr)
         for name, pipe in pipes.items():
-            pipe.send("stop")
+            pipe.send(None)
             found[name].update(pipe.recv())
     vnni = has_vnni()
-    results = f"speed-{options.threads}-threads" + ("" if vnni else "-without-vnni")
+    file_name = f"speed-{options.threads}-threads" + ("" if vnni else "-without-vnni")
     figures = []
     for system, over, with_vnni, without in BARS:
         if system in found:
@@ -266,7 +271,7 @@ def main() -> None:
         print(f"| {name} | {e['rtfx']:.1f} | {e['first_token_ms']:.0f} | {e['per_token_ms']:.1f} | {100 * e['wer']:.1f} "
               f"| {e['size_mb']:.1f} | {e['load_mb']:.0f} | {e['load_seconds']:.1f} |")  # fmt: skip
     target = write_results(
-        results, figures,
+        file_name, figures,
         threads=options.threads, clips=len(rows), mean_seconds=seconds / len(rows), systems=found,
     )  # fmt: skip
     plot(found, len(rows), target.with_suffix(".png"))
