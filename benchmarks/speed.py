@@ -4,8 +4,9 @@
     python benchmarks/speed.py --fp RUN/onnx/fp --int8 RUN8/onnx/qat --int4 RUN4/onnx/qat
 
 Every system is a process of its own, and they take turns: each round, each clip is transcribed by one after the other (greedy,
-language and task set), so that a noisy machine is noisy for all. Figures are medians over rounds; ratios are taken within a
-round.
+language and task set), so that a noisy machine is noisy for all. A turn begins with one token that is not timed: who has
+many clips finds weights where the clip before left them, and not where others have been. Figures are medians over rounds;
+ratios are taken within a round.
 "auto" is `encoder_context: auto`, "full" the whole window of 30 s. Writes benchmarks/results/speed-THREADS-threads.json and a
 plot; on CPUs without VNNI speed-THREADS-threads-without-vnni.
 """
@@ -133,6 +134,7 @@ def child(pipe: Connection, system: tuple[str, str, str], threads: int, clips: l
         "load_peak_mb": peak_at_load - before,
     })  # fmt: skip
     while (asked := pipe.recv()) is not None:
+        transcribe(clips[asked], 1)
         start = time.perf_counter()
         text, tokens = transcribe(clips[asked], None)
         whole = time.perf_counter() - start
