@@ -8,7 +8,7 @@ from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.export.graph import MICROSOFT, Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
-from qat_plugin.export.silence import FLOAT, INT64, STRIDE_INPUT, FoldedInput, fold_silence
+from qat_plugin.export.silence import FLOAT, INT64, STRIDE_INPUT, FoldedInput, fold_silence, where_folded
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint
 
 
@@ -62,16 +62,14 @@ def _attend(graph: Graph, inputs: list[str], folded: FoldedInput, heads: int) ->
 
     Whole windows go without a bias, which would make the operator a quarter slower.
     """
-    # Names that tell the layer: a profile adds up what has one name.
-    biased, plain = (Graph(graph.weights, graph.prefix) for _ in range(2))
-    length = biased.op("Shape", [folded.bias])
-    shape = biased.op("Concat", [graph.ints(1, 1), length, length], axis=0)
-    square = biased.op("Expand", [folded.bias, shape])
-    mixed = biased.op("MultiHeadAttention", [*inputs, "", "", square], domain=MICROSOFT, num_heads=heads)
-    whole = plain.op("MultiHeadAttention", inputs, domain=MICROSOFT, num_heads=heads)
-    return graph.op(  # type: ignore[no-any-return]
-        "If",
-        [folded.is_folded],
-        then_branch=biased.branch("folded", [mixed]),
-        else_branch=plain.branch("whole", [whole]),
-    )
+
+    def biased(branch: Graph) -> str:
+        length = branch.op("Shape", [folded.bias])
+        shape = branch.op("Concat", [graph.ints(1, 1), length, length], axis=0)
+        square = branch.op("Expand", [folded.bias, shape])
+        return plain(branch, "", "", square)
+
+    def plain(branch: Graph, *more: str) -> str:
+        return branch.op("MultiHeadAttention", [*inputs, *more], domain=MICROSOFT, num_heads=heads)  # type: ignore[no-any-return]
+
+    return where_folded(graph, folded.is_folded, biased, plain)

@@ -25,7 +25,7 @@ class Weights:
     def add(self, name: str, array: Array) -> str:
         """Store `array` as `name` unless it is there; returns `name`."""
         if name not in self.tensors:
-            self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+            self.tensors[name] = numpy_helper.from_array(array, name)
         return name
 
 

@@ -7,6 +7,7 @@ sees from the number of the encoder's states which of them stand for how many.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,14 +72,25 @@ def fold_silence(graph: Graph, features: str, context: EncoderContext, *, defaul
     picked = graph.op("Reshape", [graph.op("Concat", pairs, axis=1), graph.ints(-1)])
     is_folded = graph.op("Less", [graph.op("Squeeze", [graph.op("Shape", [positions])]), total])
     # A whole window is copied at once, and not frame by frame.
-    some, all_of_them = (Graph(graph.weights, graph.prefix) for _ in range(2))
-    kept = graph.op(
-        "If",
-        [is_folded],
-        then_branch=some.branch("folded", [some.op("Gather", [features, picked], axis=2)]),
-        else_branch=all_of_them.branch("whole", [all_of_them.op("Identity", [features])]),
+    kept = where_folded(
+        graph,
+        is_folded,
+        lambda branch: branch.op("Gather", [features, picked], axis=2),
+        lambda branch: branch.op("Identity", [features]),
     )
     return FoldedInput(kept, positions, bias, is_folded)
+
+
+def where_folded(graph: Graph, is_folded: str, folded: Callable[[Graph], str], whole: Callable[[Graph], str]) -> str:
+    """What `folded` adds to a branch where silence is left out, otherwise what `whole` does; both give one float tensor."""
+    # Names that tell the layer: a profile adds up what has one name.
+    then, otherwise = (Graph(graph.weights, graph.prefix) for _ in range(2))
+    return graph.op(  # type: ignore[no-any-return]
+        "If",
+        [is_folded],
+        then_branch=then.branch("folded", [folded(then)]),
+        else_branch=otherwise.branch("whole", [whole(otherwise)]),
+    )
 
 
 def attention_bias(graph: Graph, length: str, context: EncoderContext, window: int) -> str:
