@@ -186,7 +186,10 @@ def _unpack(
     if weight.scheme.weight.max_product is not None:
         points, multipliers = initializers[f"{module}{ZERO_POINT}"], initializers[f"{module}{MULTIPLIER}"]
         return unpack_columns(packed, out), unpack_columns(points, out), unpack_halves(multipliers[:, 0], out).T
-    return (packed.T if weight.scheme.operator == "MatMulInteger" else packed.reshape(out, -1)), None, None
+    if weight.scheme.operator == "MatMulInteger":
+        # The inverse of `QuantizedWeight.columns`.
+        return packed.reshape(weight.kernel, -1, out).T.reshape(out, -1), None, None
+    return packed, None, None
 
 
 def _check_float(name: str, tensor: Array, initializers: dict[str, Array]) -> None:

@@ -24,14 +24,9 @@ def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
     trained = config.get("encoder_context")
     context = EncoderContext(**(trained or {}))
     folded = fold_silence(graph, "input_features", context, default_stride=context.stride if trained else 1)
-    x = folded.features
-    for name, channels, stride in (("conv1", mels, 1), ("conv2", dim, 2)):
-        module = f"model.encoder.{name}"
-        weight = layers.stored(graph, module, (dim, channels, 3))
-        bias = layers.tensor(graph, f"{module}.bias")
-        x = graph.op("Conv", [x, weight, bias], kernel_shape=[3], pads=[1, 1], strides=[stride])
-        x = layers.gelu(graph, x)
-    x = graph.op("Transpose", [x], perm=[0, 2, 1])
+    x = graph.op("Transpose", [folded.features], perm=[0, 2, 1])
+    for stride, name in enumerate(("conv1", "conv2"), 1):
+        x = layers.gelu(graph, layers.convolution(graph, f"model.encoder.{name}", x, stride))
     x = graph.op("Add", [x, layers.encoder_positions(graph, "model.encoder.embed_positions", folded.positions)])
     for i in range(config["encoder_layers"]):
         module = f"model.encoder.layers.{i}"

@@ -54,11 +54,45 @@ class Layers:
         if weight is not None:
             if weight.equalization is not None:
                 x = graph.op("Mul", [x, graph.weights.add(f"{module}.input_scale", 1 / weight.equalization)])
-            y = self._matmul_integer(graph, x, weight, self._int8_columns(graph, module, weight))
+            columns, scale = self._int8_columns(graph, module, weight)
+            if self.activations:
+                y = self._matmul_integer(graph, graph.dynamic_quantize(x), columns, scale)
+            else:
+                y = self._matmul_of_integers(graph, x, columns, scale)
         else:
             array = self._array(f"{module}.weight")
             y = graph.op("MatMul", [x, graph.weights.add(f"{module}.weight_transposed", array.T)])
         return y if bias is None else graph.op("Add", [y, self.tensor(graph, bias)])
+
+    def convolution(self, graph: Graph, module: str, x: str, stride: int) -> str:
+        """nn.Conv1d with a kernel of 3 and padding of 1 over the frames of `x` `(batch, frames, in)`: `(batch, kept, out)`."""
+        graph.at(module)
+        weight, bias = self.checkpoint.quantized.get(module), self.tensor(graph, f"{module}.bias")
+        if weight is None:
+            # ONNX Runtime cancels what two such layers turn to and fro.
+            inputs = [graph.op("Transpose", [x], perm=[0, 2, 1]), self.tensor(graph, f"{module}.weight"), bias]
+            y = graph.op("Conv", inputs, kernel_shape=[3], pads=[1, 1], strides=[stride])
+            return graph.op("Transpose", [y], perm=[0, 2, 1])  # type: ignore[no-any-return]
+        columns, scale = self._int8_columns(graph, module, weight)
+        if self.activations:
+            quantized, x_scale, x_point = graph.dynamic_quantize(x)
+            # Of bytes, three frames side by side cost little beside the product: ConvInteger is slower than a float Conv.
+            rows = self._windows(graph, quantized, x_point, stride)
+            y = self._matmul_integer(graph, (rows, x_scale, x_point), columns, scale)
+        else:
+            y = self._matmul_of_integers(graph, self._windows(graph, x, "", stride), columns, scale)
+        return graph.op("Add", [y, bias])  # type: ignore[no-any-return]
+
+    def _windows(self, graph: Graph, x: str, padding: str, stride: int) -> str:
+        """Each frame that is kept with its neighbours, `(batch, kept, 3 * in)`; `padding` stands in front of the first one and
+        behind the last."""
+        padded = graph.op("Pad", [x, graph.ints(1, 1), padding, graph.ints(1)])
+        ends, step = (-2, -1, np.iinfo(np.int64).max), graph.ints(stride)
+        neighbours = [
+            graph.op("Slice", [padded, graph.ints(first), graph.ints(end), graph.ints(1), step])
+            for first, end in enumerate(ends)
+        ]
+        return graph.op("Concat", neighbours, axis=2)  # type: ignore[no-any-return]
 
     def _matmul_nbits(self, graph: Graph, module: str, x: str, weight: QuantizedWeight, bias: str | None) -> str:
         blocks, scale, points = self._blocks(graph, module, weight)
@@ -94,7 +128,7 @@ class Layers:
         scale = graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1))
         if weight.multiplier is not None:
             return self._unpacked_columns(graph, module, weight), scale
-        return graph.weights.add(f"{module}.weight_quantized", weight.integers.T), scale
+        return graph.weights.add(f"{module}.weight_quantized", weight.columns()), scale
 
     def _unpacked_columns(self, graph: Graph, module: str, weight: QuantizedWeight) -> str:
         """8-bit `(integers - zero_point) * multiplier`, `(in, out)`, of a weight that is stored in 4 bits.
@@ -126,28 +160,18 @@ class Layers:
             columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(out), graph.ints(2)])
         return graph.op("Reshape", [columns, graph.ints(width, out)])  # type: ignore[no-any-return]
 
-    def _matmul_integer(self, graph: Graph, x: str, weight: QuantizedWeight, columns: tuple[str, str]) -> str:
-        integers, scale = columns
-        if not self.activations:
-            # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations. And the
-            # scale behind the product: before it, a large model would be in memory twice.
-            product = graph.op("MatMul", [x, graph.op("Cast", [integers], to=TENSOR_FLOAT)])
-            return graph.op("Mul", [product, scale])  # type: ignore[no-any-return]
-        quantized, x_scale, x_point = graph.dynamic_quantize(x)
-        product = graph.op("Cast", [graph.op("MatMulInteger", [quantized, integers, x_point])], to=TENSOR_FLOAT)
+    def _matmul_integer(self, graph: Graph, x: tuple[str, str, str], columns: str, scale: str) -> str:
+        """The product of what `dynamic_quantize` gave."""
+        quantized, x_scale, x_point = x
+        product = graph.op("Cast", [graph.op("MatMulInteger", [quantized, columns, x_point])], to=TENSOR_FLOAT)
         return graph.op("Mul", [product, graph.op("Mul", [x_scale, scale])])  # type: ignore[no-any-return]
 
-    def stored(self, graph: Graph, module: str, shape: tuple[int, ...]) -> str:
-        """A weight that is stored small and computed in float, as a float tensor of `shape`."""
-        graph.at(module)
-        weight = self.checkpoint.quantized.get(module)
-        if weight is None:
-            return self.tensor(graph, f"{module}.weight")
-        integers = graph.weights.add(f"{module}.weight_quantized", weight.integers.reshape(shape))
-        scale = graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1))
-        # Not DequantizeLinear, which ONNX Runtime would run anew for every clip: this becomes a constant at load.
-        column = graph.op("Reshape", [scale, graph.ints(-1, *[1] * (len(shape) - 1))])
-        return graph.op("Mul", [graph.op("Cast", [integers], to=TENSOR_FLOAT), column])  # type: ignore[no-any-return]
+    def _matmul_of_integers(self, graph: Graph, x: str, columns: str, scale: str) -> str:
+        """The same weights, and a float input."""
+        # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations. And the
+        # scale behind the product: before it, a large model would be in memory twice.
+        product = graph.op("MatMul", [x, graph.op("Cast", [columns], to=TENSOR_FLOAT)])
+        return graph.op("Mul", [product, scale])  # type: ignore[no-any-return]
 
     def stored_rows(self, graph: Graph, module: str, rows: str) -> str:
         """Rows of a table that is stored small, `(len(rows), dim)` in float."""

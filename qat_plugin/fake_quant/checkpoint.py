@@ -25,7 +25,7 @@ class QuantizedWeight:
     `integers`: `(out, in)`, int8 (symmetric) or uint8 (with zero points); convolutions as `(out, in * kernel)`.
     `scale`: float32 `(out, 1)` or `(out, groups)`; `zero_point`: uint8 `(out, groups)`, or None; `multiplier`: uint8
     `(out, groups)` where the scheme has scales of two levels, or None. `equalization`: float32 `(in,)`, what the input's
-    channels are divided by before they meet these integers, or None.
+    channels are divided by before they meet these integers, or None. `kernel`: a convolution's width, otherwise 1.
     """
 
     integers: NDArray[Any]
@@ -34,6 +34,13 @@ class QuantizedWeight:
     multiplier: NDArray[np.uint8] | None
     equalization: NDArray[np.float32] | None
     scheme: LayerScheme
+    kernel: int = 1
+
+    def columns(self) -> NDArray[Any]:
+        """The integers as the right side of a product, `(kernel * in, out)`: a convolution's inputs frame by frame."""
+        out = len(self.integers)
+        columns: NDArray[Any] = self.integers.reshape(out, -1, self.kernel).T.reshape(-1, out)
+        return columns
 
     def products(self) -> NDArray[np.int8]:
         """`(integers - zero_point) * multiplier`, shape `(out, in)`: what MatMulInteger multiplies."""
@@ -148,4 +155,5 @@ def _quantize(weight: Tensor, parts: dict[str, Tensor | None], scheme: LayerSche
     steps = WeightScale(scale, parts["zero_point"], parts["multiplier"]).steps
     integers: Tensor = quantize(weight, steps, parts["zero_point"], scheme.weight)
     arrays = {kind: None if tensor is None else tensor.numpy() for kind, tensor in parts.items()}
-    return QuantizedWeight(integers.numpy(), scheme=scheme, **arrays)  # type: ignore[arg-type]
+    kernel = weight.shape[2] if weight.dim() == 3 else 1
+    return QuantizedWeight(integers.numpy(), scheme=scheme, kernel=kernel, **arrays)  # type: ignore[arg-type]

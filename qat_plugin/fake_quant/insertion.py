@@ -72,8 +72,7 @@ def prepare(
 ) -> list[str]:
     """Put the target's fake quantization into `model`, in place, and return the names of the layers that have it.
 
-    Every `nn.Linear`, `nn.Conv1d` and `nn.Embedding` is covered (positions and convolutions by the target's `storage`
-    scheme). Layers that share a weight share one quantizer, so tied weights stay tied. Call it before the optimizer is
+    Every `nn.Linear`, `nn.Conv1d` and `nn.Embedding` is covered (positions by the target's `storage` scheme). Layers that share a weight share one quantizer, so tied weights stay tied. Call it before the optimizer is
     made: learned scales are parameters. `initialize=False` leaves the scales at 1, for a state that is loaded next.
     An encoder's positions that are Whisper's sinusoids get their exact values, which need no storage.
 
@@ -206,7 +205,9 @@ def _scheme(name: str, module: nn.Module, *, tied: bool, target: Target) -> Laye
 
 
 def _kind(name: str, module: nn.Module, *, tied: bool, target: Target) -> LayerScheme:
-    if isinstance(module, nn.Conv1d) or _is_positional(module):
+    if isinstance(module, nn.Conv1d):
+        return target.convolution
+    if _is_positional(module):
         return target.storage
     if isinstance(module, nn.Embedding):
         # A table that is not also the output layer holds positions: it is small and only looked up.
@@ -229,7 +230,7 @@ def _change_class(
         )
     float_class = type(module)
     input_quantizer = None
-    if isinstance(module, nn.Linear) and activations and scheme.activation is not None:
+    if not isinstance(module, nn.Embedding) and activations and scheme.activation is not None:
         input_quantizer = InputQuantizer(scheme.activation, scheme.weight.group_size, 1 if _sees_clips(name) else 2)
     if isinstance(module, nn.Linear):
         module.__class__ = FakeQuantLinear

@@ -215,7 +215,7 @@ class InputQuantizer(Switched):
         self.kept_axes = kept_axes
 
     def forward(self, x: Tensor, equalization: Tensor | None = None) -> Tensor:
-        """`x` of shape `(batch, length, in)` as the operator sees it; `equalization` is the weight quantizer's."""
+        """`x` of shape `(batch, length, in)`, or `(batch, in, length)` of a convolution, as the operator sees it; `equalization` is the weight quantizer's."""
         if not self.active:
             return x
         if equalization is not None:
@@ -259,10 +259,12 @@ class FakeQuantLinear(FakeQuantLayer, nn.Linear):
 
 
 class FakeQuantConv1d(FakeQuantLayer, nn.Conv1d):
-    """`nn.Conv1d` with a fake-quantized weight."""
+    """`nn.Conv1d` with fake-quantized input and weight; the bias stays float, and what it pads with is exactly 0."""
 
     def forward(self, input: Tensor) -> Tensor:
         """As the float layer."""
+        if self.input_quantizer is not None:
+            input = self.input_quantizer(input)
         output: Tensor = self._conv_forward(input, self.weight_quantizer(self.weight), self.bias)
         return output
 

@@ -95,13 +95,15 @@ class Target:
     """The arithmetic that ships.
 
     `clip_linear` holds for every `nn.Linear` that sees the states of whole clips (the encoder, and the keys and values
-    that the decoder makes of its output), `token_linear` for those that see one token at a time, `embedding` for the tied
-    token embedding and `proj_out`, `storage` for weights that are only stored small and computed in float: convolutions and positions.
+    that the decoder makes of its output), `convolution` for the two in front of these, `token_linear` for those that see one
+    token at a time, `embedding` for the tied token embedding and `proj_out`, `storage` for weights that are only stored small
+    and computed in float: positions.
     `max_weight_only_logit_difference` bounds |Δlogits| against torch with float activations, where float32 allows it.
     """
 
     name: str
     clip_linear: LayerScheme
+    convolution: LayerScheme
     token_linear: LayerScheme
     embedding: LayerScheme
     storage: LayerScheme
@@ -123,15 +125,16 @@ def get_target(name: str, group_size: int = 32) -> Target:
     Raises `QuantizationError` for a name not in `TARGET_NAMES` or a group size that MatMulNBits does not have.
     """
     tensor, rows = ActivationScheme("tensor"), ActivationScheme("row_group")
+    # Over a clip's hundreds of rows MatMulInteger is about three times as fast as float or MatMulNBits.
+    exact = LayerScheme(WeightScheme(8, -EXACT_PRODUCT, EXACT_PRODUCT, symmetric=True), tensor, "MatMulInteger")
     if name == "int8":
-        # Over a clip's hundreds of rows MatMulInteger is about three times as fast as float or MatMulNBits.
-        weight = WeightScheme(8, -EXACT_PRODUCT, EXACT_PRODUCT, symmetric=True)
-        clip = LayerScheme(weight, tensor, "MatMulInteger")
         # At one row MatMulNBits is as fast, and its activations have a scale for each row and group: single channels that
         # are a hundred times as active as the rest (start tokens have them) coarsen their own group only.
         in_groups = WeightScheme(*BYTES, symmetric=True, group_size=GROUP_SIZES[-1], half_scale=True)
         token = LayerScheme(in_groups, rows, "MatMulNBits")
-        return Target("int8", clip_linear=clip, token_linear=token, embedding=token, storage=_STORAGE)
+        return Target(
+            "int8", clip_linear=exact, convolution=exact, token_linear=token, embedding=token, storage=_STORAGE
+        )
     if name == "int4":
         if group_size not in GROUP_SIZES:
             raise QuantizationError(
@@ -142,7 +145,10 @@ def get_target(name: str, group_size: int = 32) -> Target:
         clip = LayerScheme(_int4(group_size, EXACT_PRODUCT), tensor, "MatMulInteger")
         # Groups twice as large: half of a small Whisper's weights are this table, which is read whole for every token.
         embedding = LayerScheme(_int4(min(2 * group_size, GROUP_SIZES[-1])), rows, "MatMulNBits")
-        return Target("int4", clip_linear=clip, token_linear=token, embedding=embedding, storage=_STORAGE)
+        # Convolutions have few weights, and these differ much from one input to the next: 4 bits would win nothing.
+        return Target(
+            "int4", clip_linear=clip, convolution=exact, token_linear=token, embedding=embedding, storage=_STORAGE
+        )
     raise QuantizationError(f"target is {name!r}: choose one of {', '.join(TARGET_NAMES)}")
 
 

@@ -151,7 +151,8 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
     """Give a prepared model the quantizers saved in `folder`.
 
     `training=True` restores the initial scales and offsets, to go on training; False the scales in force, to run or
-    export. Raises `QuantizationError` naming the first layer that the model and the file do not share.
+    export. Raises `QuantizationError` naming the first layer that the model and the file do not share, or that the file has by
+    another scheme.
     """
     folder = Path(folder)
     content = _read(folder)
@@ -165,11 +166,22 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
             "that the checkpoint was trained with"
         )
     tensors = read_tensors(folder / QUANTIZER_WEIGHTS)
-    for name, (quantizer, _) in parts.items():
+    for name, (quantizer, scheme) in parts.items():
         _load(name, quantizer, tensors, training, folder)
+        _check_scheme(name, asdict(scheme), content["layers"][name], folder)
         if content["scales_frozen"]:
             # What the optimizer made of the offsets since then does not count.
             quantizer.scale_learning_ratio = 0.0
+
+
+def _check_scheme(name: str, scheme: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
+    different = [part for part in scheme if saved.get(part) != scheme[part]]
+    if different:
+        part = different[0]
+        raise QuantizationError(
+            f"{folder / QUANTIZER_CONFIG}: the {part} of {name} is {saved.get(part)}, the model's is {scheme[part]}, and what was "
+            "trained for one does not run as the other: train again, or use the version of qat_plugin that wrote the folder"
+        )
 
 
 def _load(name: str, quantizer: WeightQuantizer, tensors: dict[str, Tensor], training: bool, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -22,6 +23,9 @@ from qat_plugin.export import export_verified
 from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
 from qat_plugin.export.gate import compute_in
+from qat_plugin.export.graph import Graph, Weights
+from qat_plugin.export.layers import Layers
+from qat_plugin.export.model import make_model
 from qat_plugin.export.packing import (
     pack_columns,
     pack_halves,
@@ -32,6 +36,7 @@ from qat_plugin.export.packing import (
 )
 from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
+from qat_plugin.fake_quant.insertion import set_activation_fake_quant
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.training.ptq import quantize_without_training
 
@@ -165,15 +170,38 @@ def test_a_position_beyond_the_table_is_refused(exported: dict[str, Path], targe
         decoder.run(None, feed | {"use_cache_branch": np.array([True])})
 
 
+@pytest.mark.parametrize("activations", [True, False])
+@pytest.mark.parametrize("target", ["float", "int8", "int4"])
+@pytest.mark.parametrize(("name", "stride"), [("conv1", 1), ("conv2", 2)])
+@pytest.mark.parametrize("frames", [9, 40])
+def test_a_convolution_is_torchs(
+    checkpoints: dict[str, Path], target: str, name: str, stride: int, frames: int, activations: bool
+) -> None:
+    folder, module = checkpoints[target], f"model.encoder.{name}"
+    model = load_whisper(folder) if target == "float" else load_fake_quant(folder)
+    set_activation_fake_quant(model, activations)
+    layer = model.eval().get_submodule(module)
+    # Far from 0, so that what is padded with shows.
+    x = 3.0 + torch.randn(2, frames, layer.in_channels, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = layer(x.transpose(1, 2)).transpose(1, 2)
+    graph, info = Graph(Weights()), onnx.helper.make_tensor_value_info
+    y = Layers(read_checkpoint(folder), activations=activations).convolution(graph, module, "x", stride)
+    proto = make_model("one", graph, [info("x", 1, [None, None, layer.in_channels])], [info(y, 1, None)])
+    (found,) = ort.InferenceSession(proto.SerializeToString()).run(None, {"x": x.numpy()})
+    assert found.shape == (2, -(-frames // stride), layer.out_channels)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     # 2 encoder layers with 6 Linears, of which one fc2 is skipped; 2 decoder layers with 8 for tokens and 2 for clips; the
-    # logits. An encoder's q, k, v and a cross-attention's k, v share an input.
+    # logits. An encoder's q, k, v and a cross-attention's k, v share an input; a convolution's is put together behind its rounding.
     [
-        ("int8", {"MatMulIntegerToFloat": 10, "DynamicQuantizeMatMul": 5, "MatMulNBits": 17}),
-        ("int4", {"MatMulIntegerToFloat": 10, "DynamicQuantizeMatMul": 5, "MatMulNBits": 17}),
+        ("int8", {"MatMulIntegerToFloat": 12, "DynamicQuantizeMatMul": 5, "MatMulNBits": 17}),
+        ("int4", {"MatMulIntegerToFloat": 12, "DynamicQuantizeMatMul": 5, "MatMulNBits": 17}),
         # the logits in four parts
-        ("mixed", {"MatMulIntegerToFloat": 10, "DynamicQuantizeMatMul": 5, "MatMulNBits": 20}),
+        ("mixed", {"MatMulIntegerToFloat": 12, "DynamicQuantizeMatMul": 5, "MatMulNBits": 20}),
     ],
 )
 def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
@@ -190,8 +218,8 @@ def test_onnx_runtime_fuses_and_does_not_fold_back_to_float(
         floats = {
             key: array for key, array in content.initializers.items() if array.dtype == np.float32 and array.ndim > 1
         }
-        # Convolutions and positions are stored small and computed in float, a skipped layer is float throughout.
-        computed_in_float = ("conv", "embed_positions", "layers.1.fc2")
+        # Positions are stored small and computed in float, a skipped layer is float throughout.
+        computed_in_float = ("embed_positions", "layers.1.fc2")
         large = [
             key
             for key, array in floats.items()
@@ -296,6 +324,18 @@ def test_changed_positions_are_found(checkpoints: dict[str, Path], tmp_path: Pat
     assert f"{positions}.inverse_timescales" in stored and f"{positions}.weight" not in stored
     tamper(tmp_path, "encoder_model.onnx", f"{positions}.inverse_timescales")
     with pytest.raises(ParityError, match=positions):
+        check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+def test_frames_of_a_convolution_in_another_order_are_found(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(checkpoints["int8"])
+    weight = checkpoint.quantized["model.encoder.conv2"]
+    swapped = weight.integers.reshape(len(weight.integers), -1, 3)[..., ::-1].reshape(weight.integers.shape)
+    changed = dataclasses.replace(weight, integers=swapped)
+    export_onnx(
+        dataclasses.replace(checkpoint, quantized={**checkpoint.quantized, "model.encoder.conv2": changed}), tmp_path
+    )
+    with pytest.raises(ParityError, match=r"model\.encoder\.conv2: \d+ of its \d+ integers are not the trained ones"):
         check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
 
 

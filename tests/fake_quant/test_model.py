@@ -1,6 +1,7 @@
 """prepare, fold, convert and state on a whole Whisper."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from qat_plugin.fake_quant import (
 from qat_plugin.fake_quant.functional import dequantize
 from qat_plugin.fake_quant.observers import WeightScale, search_mse
 from qat_plugin.fake_quant.positions import inverse_timescales, sinusoids
+from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
 from qat_plugin.models import load_fake_quant, load_whisper
 
 EMBEDDING = "model.decoder.embed_tokens"
@@ -67,18 +69,14 @@ def test_every_matrix_is_quantized_by_the_scheme_of_its_kind(model, target):
     matrices.remove("model.encoder.embed_positions")  # Whisper's sinusoids are computed, not stored
     assert set(names) == set(operators) == matrices
     stored = {name for name, operator in operators.items() if operator == "Cast"}
-    assert stored == {
-        "model.encoder.conv1",
-        "model.encoder.conv2",
-        "model.decoder.embed_positions",
-    }
+    assert stored == {"model.decoder.embed_positions"}
     clips = {name for name, operator in operators.items() if operator == "MatMulInteger"}
     assert clips == {
         name
         for name in matrices - stored
         if name.startswith("model.encoder.") or name.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj"))
     }
-    assert len(clips) == 2 * 6 + 2 * 2
+    assert len(clips) == 2 + 2 * 6 + 2 * 2
     assert {operators[name] for name in matrices - stored - clips} == {"MatMulNBits"}
     linear = {name: layer for name, layer in fake_quant_layers(model) if name not in stored and name != EMBEDDING}
     granularity = {name: layer.input_quantizer.scheme.granularity for name, layer in linear.items()}
@@ -103,7 +101,8 @@ def test_int8_modules_and_hot_tokens_get_eight_bits_and_lose_less(model, batch, 
     attention = {f"model.encoder.layers.0.self_attn.{kind}" for kind in ("q_proj", "k_proj", "v_proj", "out_proj")}
     special, times = model.config.eos_token_id, model.config.vocab_size - 1501
     hot_parts = {f"{table}[{rows}]" for table in (EMBEDDING, "proj_out") for rows in (f":{hot}", f"{special}:{times}")}
-    assert eight == attention | hot_parts
+    convolutions = {"model.encoder.conv1", "model.encoder.conv2"}  # have 8 bits in every target
+    assert eight == attention | hot_parts | convolutions
     assert bits[f"{EMBEDDING}[{hot}:{special}]"] == bits[f"{EMBEDDING}[{times}:]"] == 4
     # The table's parts are one module to everybody else, and come back from disk.
     fold(other)
@@ -298,6 +297,22 @@ def test_equalization_and_multipliers_are_kept_beside_the_checkpoint(model, batc
     assert abs(weight.products()).max() <= 64
     found = weight.products() * weight.scale / weight.equalization
     assert torch.allclose(torch.from_numpy(found), again.model.encoder.layers[1].fc2.weight, rtol=1e-6)
+
+
+def test_what_was_trained_for_another_arithmetic_is_refused(model, tmp_path):
+    config = QuantizerConfig("int8", 32)
+    config.prepare(model)
+    fold(model)
+    model.save_pretrained(tmp_path)
+    save_quantizer_state(model, config, tmp_path)
+    file = tmp_path / QUANTIZER_CONFIG
+    content = json.loads(file.read_text())
+    content["layers"]["model.encoder.conv2"]["activation"] = None
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        QuantizationError, match=r"the activation of model\.encoder\.conv2 is None, the model's is .*train again"
+    ):
+        load_fake_quant(tmp_path)
 
 
 def test_gptq_loses_less_of_the_output_than_rounding_and_stays_near_what_it_rounds_to(model, batch):
