@@ -206,6 +206,8 @@ def test_speeds_are_those_of_the_benchmark():
     assert f"is {over[0]} times as fast as faster-whisper int8 and {over[1]} times as fast as transformers" in text
     full = [f"{ratio[f'{target} full over faster-whisper int8']:.1f}" for target in ("int8", "int4")]
     assert f"int8 is {full[0]} and int4 {full[1]} times as fast as faster-whisper int8" in text
+    assert len(alike := {f"{ratio[f'{target} full over fp32 full']:.1f}" for target in ("int8", "int4")}) == 1
+    assert f"and both {alike.pop()} times as fast as the same model in float32" in text
     assert f"clips of {results['mean_seconds']:.1f} s" in text and results["threads"] == 2
 
 

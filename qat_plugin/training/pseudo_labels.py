@@ -81,11 +81,13 @@ class TeacherLabels:
             self._inputs = {**inputs, **_decisive(teacher, dataset)}
         self._texts = _read_cache(cache, self._inputs)
 
-    def all(self) -> RelabelledDataset:
-        """The dataset with these labels. Raises `DataError` when no clip has one."""
-        every = range(len(self._dataset))
-        self._make(every)
-        relabelled = RelabelledDataset(self._dataset, [self._label(i) for i in every])
+    def of(self, indices: Sequence[int]) -> RelabelledDataset:
+        """These samples of the dataset, with their labels. Raises `DataError` when none has one."""
+        self._make(indices)
+        labels: list[list[int] | None] = [None] * len(self._dataset)
+        for index in indices:
+            labels[index] = self._label(index)
+        relabelled = RelabelledDataset(self._dataset, labels)
         if len(relabelled) == 0:
             raise self._nothing_usable()
         return relabelled
@@ -153,8 +155,8 @@ class TeacherLabels:
 
     def _nothing_usable(self) -> DataError:
         return DataError(
-            f"the teacher wrote no usable transcript for any of the {len(self._dataset)} training samples: check `language`, "
-            "`task` and the audio"
+            f"the teacher wrote no usable transcript for any of {len(self._texts)} training samples: check `language`, `task` "
+            "and the audio"
         )
 
 

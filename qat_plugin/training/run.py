@@ -239,7 +239,9 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     args.output_dir = str(folder)
     with args.main_process_first(desc="training data"):
         speech = _training_speech(recipe, model, processor, teacher)
-        dataset = speech.dataset if speech.labels is None else speech.labels.all()
+        dataset = speech.dataset
+        if speech.labels is not None:
+            dataset = speech.labels.of(_heard(args, len(dataset)))
     validation = None
     if recipe.data.validation_data:
         validation = _every_clip(recipe, recipe.data.validation_data, model, processor)
@@ -269,6 +271,18 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         processing_class=processor,
         compute_metrics=compute_metrics_fn(processor.tokenizer, recipe.evaluation.normalizer),
     )
+
+
+def _heard(args: TrainingArguments, clips: int) -> Sequence[int]:
+    """Which of so many clips are trained on: all, or, drawn by the seed, as many as `max_steps` steps hear once.
+
+    Labels are made for no others: a teacher transcribes about as many clips a second as training hears.
+    """
+    wanted = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.max_steps <= 0 or wanted >= clips:
+        return range(clips)
+    generator = torch.Generator().manual_seed(args.seed if args.data_seed is None else args.data_seed)
+    return sorted(torch.randperm(clips, generator=generator)[:wanted].tolist())
 
 
 def _check_precision(recipe: Recipe) -> None:

@@ -54,7 +54,7 @@ def label(teacher, cache, context=None, limit=24, inputs=None, generate=say_how_
     return TeacherLabels(
         model, clips, processor, cache, inputs=inputs or {"a": 1}, task="transcribe", max_label_length=limit,
         context=context, batch_size=2,
-    ).all()  # fmt: skip
+    ).of(range(3))  # fmt: skip
 
 
 def test_every_clip_keeps_its_own_transcript_language_and_length(teacher, tmp_path):
@@ -98,7 +98,7 @@ def test_labels_of_other_clips_or_of_another_teacher_are_not_taken(teacher, tmp_
             inputs={},
             task="transcribe",
             max_label_length=24,
-        ).all()
+        ).of(range(3))
 
     make(load_whisper(teacher).eval())
     assert sum(heard) == 3
@@ -148,7 +148,7 @@ def test_of_a_clip_without_a_label_the_next_one_is_taken(teacher, tmp_path):
     assert labels.near([0]) == {0: ["fr", 40, 256]}
     assert len((tmp_path / "cache.jsonl").read_text("utf8").splitlines()) == 2
     assert list(labels.near([1])) == [2] and list(labels.near([1, 2])) == [2, 0]
-    assert labels.all().indices == [0, 2]
+    assert labels.of(range(3)).indices == [0, 2]
 
 
 def test_a_short_limit_of_the_teachers_does_not_cut_its_transcripts_and_is_kept(teacher, tmp_path):
@@ -164,7 +164,7 @@ def test_a_short_limit_of_the_teachers_does_not_cut_its_transcripts_and_is_kept(
     model.generate = say
     TeacherLabels(
         model, Clips(processor), processor, tmp_path / "cache.jsonl", inputs={}, task="transcribe", max_label_length=24
-    ).all()
+    ).of(range(3))
     assert limits == [(None, 24)]
     assert (model.generation_config.max_new_tokens, model.generation_config.max_length) == (2, 20)
 
@@ -197,3 +197,25 @@ def test_the_teacher_hears_what_a_step_needs_and_each_clip_once(teacher, tones_m
     assert [torch.equal(batch["labels"][0, -3:], torch.tensor([40, 40, 256])) for batch in batches] == [True, True]
     for batch, index in zip(batches, (0, 2), strict=True):
         assert torch.equal(batch["input_features"][0], torch.as_tensor(trainer.train_dataset[index]["input_features"]))
+
+
+def test_clips_that_no_step_hears_are_not_transcribed(teacher, tones_manifest, tmp_path, monkeypatch):
+    heard: list[int] = []
+
+    def say(_, features, **__):
+        heard.append(len(features))
+        return torch.full((len(features), 2), 40)
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "generate", say)
+    content = {
+        "model_name_or_path": str(teacher), "train_data": [str(tones_manifest)], "test_data": ["b.jsonl"], "target": "int4",
+        "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "calibration_samples": 0, "pseudo_labels": True,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    drawn = []
+    for options in (["3"], ["3"], ["3", "--seed", "5"], ["6"]):
+        recipe = load_recipe(tmp_path / "recipe.json", ["--max_steps", *options])
+        drawn.append(make_trainer(recipe, tmp_path / "train").train_dataset.indices)
+    assert drawn[0] == drawn[1] != drawn[2] and [len(indices) for indices in drawn] == [3, 3, 3, 5]
+    assert sum(heard) == 5  # each once
