@@ -231,7 +231,8 @@ def main() -> None:
                 total, first = sum(r["seconds"] for r in result), sum(r["first"] for r in result)
                 later = sum(r["tokens"] for r in result) - len(result)
                 errors = [count_word_errors(normalize(r["text"]), normalize(t["text"])) for r, t in zip(rows, result)]
-                found[name]["wer"] = sum_word_errors(errors).wer
+                counted = sum_word_errors(errors)
+                found[name]["wer"], words = counted.wer, counted.reference_words
                 found[name]["rounds"].append({
                     "seconds": by_clip,
                     "rtfx": seconds / total,
@@ -274,12 +275,12 @@ def main() -> None:
               f"| {e['size_mb']:.1f} | {e['load_mb']:.0f} | {e['load_seconds']:.1f} |")  # fmt: skip
     target = write_results(
         file_name, figures,
-        threads=options.threads, clips=len(rows), mean_seconds=seconds / len(rows), systems=found,
+        threads=options.threads, clips=len(rows), words=words, mean_seconds=seconds / len(rows), systems=found,
     )  # fmt: skip
-    plot(found, len(rows), target.with_suffix(".png"))
+    plot(found, words, target.with_suffix(".png"))
 
 
-def plot(found: dict[str, Any], clips: int, target: Path) -> None:
+def plot(found: dict[str, Any], words: int, target: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -290,8 +291,9 @@ def plot(found: dict[str, Any], clips: int, target: Path) -> None:
     for name, e in found.items():
         axes.scatter(e["rtfx"], 100 * e["wer"], s=2 * e["size_mb"], alpha=0.5, label=name)
     axes.set(
-        xlabel="seconds of audio per second (RTFx)", ylabel=f"WER % of {clips} clips", title="Area: size of the files"
-    )
+        xlabel="seconds of audio per second (RTFx)", ylabel="WER %",
+        title=f"Area: size of the files. Of {words} words, one is {100 / words:.1f} % WER",
+    )  # fmt: skip
     # Several lie on one another: names beside the points would, too.
     for mark in figure.legend(loc="outside right upper").legend_handles:
         mark.set_sizes([60])

@@ -24,8 +24,9 @@ def build_encoder(checkpoint: QuantizedCheckpoint, *, activations: bool = True) 
     trained = config.get("encoder_context")
     context = EncoderContext(**(trained or {}))
     folded = fold_silence(graph, "input_features", context, default_stride=context.stride if trained else 1)
+    graph.at("model.encoder.conv1")
     x = graph.op("Transpose", [folded.features], perm=[0, 2, 1])
-    for stride, name in enumerate(("conv1", "conv2"), 1):
+    for name, stride in (("conv1", 1), ("conv2", 2)):
         x = layers.gelu(graph, layers.convolution(graph, f"model.encoder.{name}", x, stride))
     x = graph.op("Add", [x, layers.encoder_positions(graph, "model.encoder.embed_positions", folded.positions)])
     for i in range(config["encoder_layers"]):

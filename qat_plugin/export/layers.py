@@ -124,7 +124,7 @@ class Layers:
         )  # fmt: skip
 
     def _int8_columns(self, graph: Graph, module: str, weight: QuantizedWeight) -> tuple[str, str]:
-        """Integers as `(in, out)` and one scale a column."""
+        """Integers as `(in, out)`, of a convolution `(3 * in, out)`, and one scale a column."""
         scale = graph.weights.add(f"{module}.weight_scale", weight.scale.reshape(-1))
         if weight.multiplier is not None:
             return self._unpacked_columns(graph, module, weight), scale

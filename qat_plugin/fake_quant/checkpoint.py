@@ -15,7 +15,7 @@ from qat_plugin.errors import ModelError
 from qat_plugin.fake_quant.functional import quantize
 from qat_plugin.fake_quant.observers import WeightScale
 from qat_plugin.fake_quant.schemes import ActivationScheme, LayerScheme, WeightScheme
-from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, QUANTIZER_WEIGHTS, read_tensors
+from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, QUANTIZER_WEIGHTS, read_quantizer_json, read_tensors
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def split_part(name: str) -> tuple[str, slice]:
 def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     """Read a vanilla checkpoint and, where `quantizer.json` lies beside it, its integers and scales.
 
-    Raises `ModelError` when the folder is no saved Whisper, or a file of it is missing or not whole.
+    Raises `ModelError` when the folder is no saved Whisper, or a file of it is missing or not whole; `QuantizationError` when it was
+    trained for another arithmetic.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -96,7 +97,7 @@ def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     quantized: dict[str, QuantizedWeight] = {}
     target, skip_modules = None, ()
     if (folder / QUANTIZER_CONFIG).is_file():
-        content = json.loads((folder / QUANTIZER_CONFIG).read_text(encoding="utf8"))
+        content = read_quantizer_json(folder)
         target, skip_modules = content["target"], tuple(content["skip_modules"])
         quantizers = read_tensors(folder / QUANTIZER_WEIGHTS)
         for part, scheme in content["layers"].items():

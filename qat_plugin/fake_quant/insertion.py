@@ -231,7 +231,8 @@ def _change_class(
     float_class = type(module)
     input_quantizer = None
     if not isinstance(module, nn.Embedding) and activations and scheme.activation is not None:
-        input_quantizer = InputQuantizer(scheme.activation, scheme.weight.group_size, 1 if _sees_clips(name) else 2)
+        clips = isinstance(module, nn.Conv1d) or _sees_clips(name)
+        input_quantizer = InputQuantizer(scheme.activation, scheme.weight.group_size, 1 if clips else 2)
     if isinstance(module, nn.Linear):
         module.__class__ = FakeQuantLinear
     elif isinstance(module, nn.Conv1d):
@@ -256,7 +257,7 @@ def calibrate(
     """Find the first scales again, weighting each input channel by the activations that pass while `run` runs; None: by the
     weights alone.
 
-    Where one scale serves a whole input that no LayerNorm has made even, its channels are equalized first. `run` makes
+    Where one scale serves a Linear's whole input that no LayerNorm has made even, its channels are equalized first. `run` makes
     forward passes of the model; fake quantization is off meanwhile, so the activations are the float model's. Embeddings
     and convolutions keep the scales that their weights gave. `with_gptq` moves each weight, in place, to where it rounds to
     GPTQ's integers, and no further, so that training starts between what it was and what it should become. The table of

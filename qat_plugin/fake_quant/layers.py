@@ -215,7 +215,10 @@ class InputQuantizer(Switched):
         self.kept_axes = kept_axes
 
     def forward(self, x: Tensor, equalization: Tensor | None = None) -> Tensor:
-        """`x` of shape `(batch, length, in)`, or `(batch, in, length)` of a convolution, as the operator sees it; `equalization` is the weight quantizer's."""
+        """`x` of shape `(batch, length, in)`, of a convolution `(batch, in, length)`, as the operator sees it.
+
+        `equalization` is the weight quantizer's.
+        """
         if not self.active:
             return x
         if equalization is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from qat_plugin.errors import QuantizationError
 
-# "Cast": the integers become float when the file is loaded, and what computes with them is float.
+# "Cast": rows that are looked up become float.
 Operator = Literal["MatMulInteger", "MatMulNBits", "Cast"]
 GROUP_SIZES = (16, 32, 64, 128, 256)
 TARGET_NAMES = ("int8", "int4")
@@ -97,7 +97,7 @@ class Target:
     `clip_linear` holds for every `nn.Linear` that sees the states of whole clips (the encoder, and the keys and values
     that the decoder makes of its output), `convolution` for the two in front of these, `token_linear` for those that see one
     token at a time, `embedding` for the tied token embedding and `proj_out`, `storage` for weights that are only stored small
-    and computed in float: positions.
+    and looked up as float: positions.
     `max_weight_only_logit_difference` bounds |Δlogits| against torch with float activations, where float32 allows it.
     """
 

@@ -27,6 +27,8 @@ from qat_plugin.fake_quant.schemes import LayerScheme, get_target
 
 QUANTIZER_CONFIG = "quantizer.json"
 QUANTIZER_WEIGHTS = "quantizer.safetensors"
+# Goes up when what was trained before runs as another arithmetic. 2: convolutions are integer products.
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,13 @@ def save_quantizer_state(
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / QUANTIZER_WEIGHTS)
     frozen = all(quantizer.frozen for quantizer, _ in parts.values())
     start = {} if started_from is None else {"started_from": started_from}
-    content = {"format_version": 1, **asdict(config), **start, "scales_frozen": frozen, "layers": layers}
+    content = {"format_version": _FORMAT_VERSION, **asdict(config), **start, "scales_frozen": frozen, "layers": layers}
     (folder / QUANTIZER_CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
 
 
 def read_quantizer_config(folder: str | Path) -> QuantizerConfig:
-    """Read `quantizer.json`. Raises `QuantizationError` when it is missing."""
-    content = _read(Path(folder))
+    """What `prepare` was told. Raises what `read_quantizer_json` does."""
+    content = read_quantizer_json(folder)
     return QuantizerConfig(
         content["target"],
         content["group_size"],
@@ -121,18 +123,25 @@ def read_quantizer_config(folder: str | Path) -> QuantizerConfig:
 
 def read_start(folder: str | Path) -> str | None:
     """Digest of the weights that a checkpoint's training began with; None where it does not say."""
-    start: str | None = _read(Path(folder)).get("started_from")
+    start: str | None = read_quantizer_json(folder).get("started_from")
     return start
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / QUANTIZER_CONFIG
+def read_quantizer_json(folder: str | Path) -> dict[str, Any]:
+    """`quantizer.json`. Raises `QuantizationError` when it is missing, or was written for another arithmetic."""
+    path = Path(folder) / QUANTIZER_CONFIG
     if not path.is_file():
         raise QuantizationError(
             f"{folder} has no {QUANTIZER_CONFIG}: it was not written by a QATTrainer or a QATCallback, or the run was "
             "stopped while saving; go back to an earlier checkpoint"
         )
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    version = content.get("format_version")
+    if version != _FORMAT_VERSION:
+        raise QuantizationError(
+            f"{path}: format_version is {version}, this qat_plugin has {_FORMAT_VERSION}: what was trained for another arithmetic "
+            "does not run as this one; train again in a new output_dir, or use the qat_plugin that wrote it"
+        )
     return content
 
 
@@ -151,11 +160,10 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
     """Give a prepared model the quantizers saved in `folder`.
 
     `training=True` restores the initial scales and offsets, to go on training; False the scales in force, to run or
-    export. Raises `QuantizationError` naming the first layer that the model and the file do not share, or that the file has by
-    another scheme.
+    export. Raises `QuantizationError` naming the first layer that the model and the file do not share.
     """
     folder = Path(folder)
-    content = _read(folder)
+    content = read_quantizer_json(folder)
     saved = set(content["layers"])
     parts = _parts(model)
     if saved != set(parts):
@@ -166,22 +174,11 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
             "that the checkpoint was trained with"
         )
     tensors = read_tensors(folder / QUANTIZER_WEIGHTS)
-    for name, (quantizer, scheme) in parts.items():
+    for name, (quantizer, _) in parts.items():
         _load(name, quantizer, tensors, training, folder)
-        _check_scheme(name, asdict(scheme), content["layers"][name], folder)
         if content["scales_frozen"]:
             # What the optimizer made of the offsets since then does not count.
             quantizer.scale_learning_ratio = 0.0
-
-
-def _check_scheme(name: str, scheme: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
-    different = [part for part in scheme if saved.get(part) != scheme[part]]
-    if different:
-        part = different[0]
-        raise QuantizationError(
-            f"{folder / QUANTIZER_CONFIG}: the {part} of {name} is {saved.get(part)}, the model's is {scheme[part]}, and what was "
-            "trained for one does not run as the other: train again, or use the version of qat_plugin that wrote the folder"
-        )
 
 
 def _load(name: str, quantizer: WeightQuantizer, tensors: dict[str, Tensor], training: bool, folder: Path) -> None:

@@ -89,7 +89,7 @@ class TeacherLabels:
             labels[index] = self._label(index)
         relabelled = RelabelledDataset(self._dataset, labels)
         if len(relabelled) == 0:
-            raise self._nothing_usable()
+            raise self._nothing_usable(len(indices))
         return relabelled
 
     def near(self, indices: Sequence[int]) -> dict[int, list[int]]:
@@ -109,7 +109,7 @@ class TeacherLabels:
                     found[at] = label
                     break
         if indices and not found:
-            raise self._nothing_usable()
+            raise self._nothing_usable(count)
         return found
 
     def _label(self, index: int) -> list[int] | None:
@@ -153,9 +153,9 @@ class TeacherLabels:
         end = self._tokenizer.eos_token_id
         return [[token for token in tokens if token < end] for tokens in generated.tolist()]
 
-    def _nothing_usable(self) -> DataError:
+    def _nothing_usable(self, samples: int) -> DataError:
         return DataError(
-            f"the teacher wrote no usable transcript for any of {len(self._texts)} training samples: check `language`, `task` "
+            f"the teacher wrote no usable transcript for any of {samples} training samples: check `language`, `task` "
             "and the audio"
         )
 

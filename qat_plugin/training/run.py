@@ -242,6 +242,8 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         dataset = speech.dataset
         if speech.labels is not None:
             dataset = speech.labels.of(_heard(args, len(dataset)))
+        # It may need more labels, which no two processes are to make at once.
+        calibration = _calibration_batches(speech, recipe.quantization.calibration_samples)
     validation = None
     if recipe.data.validation_data:
         validation = _every_clip(recipe, recipe.data.validation_data, model, processor)
@@ -249,7 +251,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,
         weight_observer=q.weight_observer,
-        calibration_batches=_calibration_batches(speech, q.calibration_samples),
+        calibration_batches=calibration,
         initial_rounding=q.initial_rounding if quantized else "nearest",
         scale_learning_rate=q.scale_learning_rate,
         activations=q.fake_quantize_activations,
@@ -276,7 +278,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
 def _heard(args: TrainingArguments, clips: int) -> Sequence[int]:
     """Which of so many clips are trained on: all, or, drawn by the seed, as many as `max_steps` steps hear once.
 
-    Labels are made for no others: a teacher transcribes about as many clips a second as training hears.
+    Others need no labels, which a teacher makes about as fast as training hears them.
     """
     wanted = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.max_steps <= 0 or wanted >= clips:

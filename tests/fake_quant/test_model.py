@@ -24,7 +24,7 @@ from qat_plugin.fake_quant import (
 from qat_plugin.fake_quant.functional import dequantize
 from qat_plugin.fake_quant.observers import WeightScale, search_mse
 from qat_plugin.fake_quant.positions import inverse_timescales, sinusoids
-from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
+from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, read_quantizer_config
 from qat_plugin.models import load_fake_quant, load_whisper
 
 EMBEDDING = "model.decoder.embed_tokens"
@@ -78,9 +78,9 @@ def test_every_matrix_is_quantized_by_the_scheme_of_its_kind(model, target):
     }
     assert len(clips) == 2 + 2 * 6 + 2 * 2
     assert {operators[name] for name in matrices - stored - clips} == {"MatMulNBits"}
-    linear = {name: layer for name, layer in fake_quant_layers(model) if name not in stored and name != EMBEDDING}
-    granularity = {name: layer.input_quantizer.scheme.granularity for name, layer in linear.items()}
-    assert granularity == {name: "tensor" if name in clips else "row_group" for name in linear}
+    products = {name: layer for name, layer in fake_quant_layers(model) if name not in stored and name != EMBEDDING}
+    granularity = {name: layer.input_quantizer.scheme.granularity for name, layer in products.items()}
+    assert granularity == {name: "tensor" if name in clips else "row_group" for name in products}
 
 
 def test_int8_modules_and_hot_tokens_get_eight_bits_and_lose_less(model, batch, tmp_path):
@@ -307,12 +307,24 @@ def test_what_was_trained_for_another_arithmetic_is_refused(model, tmp_path):
     save_quantizer_state(model, config, tmp_path)
     file = tmp_path / QUANTIZER_CONFIG
     content = json.loads(file.read_text())
-    content["layers"]["model.encoder.conv2"]["activation"] = None
+    content["format_version"] -= 1
     file.write_text(json.dumps(content))
-    with pytest.raises(
-        QuantizationError, match=r"the activation of model\.encoder\.conv2 is None, the model's is .*train again"
-    ):
-        load_fake_quant(tmp_path)
+    for read in (load_fake_quant, read_checkpoint, read_quantizer_config):
+        with pytest.raises(
+            QuantizationError, match=r"quantizer\.json: format_version is 1, .* train again in a new output_dir"
+        ):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_in_training_a_convolution_quantizes_each_clip_by_itself(model, in_training):
+    prepare(model, get_target("int8"))
+    layer = model.model.encoder.conv1.train(in_training)
+    clips = torch.randn(2, layer.in_channels, 20, generator=torch.Generator().manual_seed(0))
+    clips[1] *= 100
+    with torch.no_grad():
+        together, alone = layer(clips), torch.cat([layer(clip[None]) for clip in clips])
+    assert torch.allclose(together, alone, atol=1e-5) == in_training
 
 
 def test_gptq_loses_less_of_the_output_than_rounding_and_stays_near_what_it_rounds_to(model, batch):

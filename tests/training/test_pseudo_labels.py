@@ -213,9 +213,17 @@ def test_clips_that_no_step_hears_are_not_transcribed(teacher, tones_manifest, t
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
     }  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(content))
-    drawn = []
-    for options in (["3"], ["3"], ["3", "--seed", "5"], ["6"]):
-        recipe = load_recipe(tmp_path / "recipe.json", ["--max_steps", *options])
-        drawn.append(make_trainer(recipe, tmp_path / "train").train_dataset.indices)
-    assert drawn[0] == drawn[1] != drawn[2] and [len(indices) for indices in drawn] == [3, 3, 3, 5]
-    assert sum(heard) == 5  # each once
+
+    def draw(steps: int, *options: str) -> list[int]:
+        recipe = load_recipe(tmp_path / "recipe.json", ["--max_steps", str(steps), *options])
+        return make_trainer(recipe, tmp_path / "train").train_dataset.indices
+
+    drawn = draw(3)
+    assert len(drawn) == sum(heard) == 3 and draw(3) == drawn and sum(heard) == 3
+    other = draw(3, "--seed", "5")
+    assert len(other) == 3 and other != drawn and sum(heard) == len({*drawn, *other})
+    assert len(draw(6)) == sum(heard) == 5
+    # What is calibrated on is spread over all of the speech.
+    (tmp_path / "pseudo_labels.jsonl").unlink()
+    heard.clear()
+    assert draw(1, "--calibration_samples", "3") and 3 <= sum(heard) <= 4
