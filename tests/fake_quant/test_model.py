@@ -324,7 +324,8 @@ def test_in_training_a_convolution_quantizes_each_clip_by_itself(model, in_train
     clips[1] *= 100
     with torch.no_grad():
         together, alone = layer(clips), torch.cat([layer(clip[None]) for clip in clips])
-    assert torch.allclose(together, alone, atol=1e-5) == in_training
+    # The loud clip would coarsen the quiet one.
+    assert torch.allclose(together[0], alone[0], atol=1e-4) == in_training
 
 
 def test_gptq_loses_less_of_the_output_than_rounding_and_stays_near_what_it_rounds_to(model, batch):
