@@ -169,21 +169,35 @@ def test_a_short_limit_of_the_teachers_does_not_cut_its_transcripts_and_is_kept(
     assert (model.generation_config.max_new_tokens, model.generation_config.max_length) == (2, 20)
 
 
-def test_the_teacher_hears_what_a_step_needs_and_each_clip_once(teacher, tones_manifest, tmp_path, monkeypatch):
-    heard: list[int] = []
+@pytest.fixture
+def heard(monkeypatch):
+    """How many clips a teacher transcribed, call by call; it says the same of all."""
+    counts: list[int] = []
 
     def say(_, features, **__):
-        heard.append(len(features))
+        counts.append(len(features))
         return torch.full((len(features), 2), 40)
 
     monkeypatch.setattr(WhisperForConditionalGeneration, "generate", say)
+    return counts
+
+
+@pytest.fixture
+def recipe_file(teacher, tones_manifest, tmp_path):
+    """Trains on five clips: a sixth has a longer text than this model writes."""
     content = {
         "model_name_or_path": str(teacher), "train_data": [str(tones_manifest)], "test_data": ["b.jsonl"], "target": "int4",
         "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "calibration_samples": 2, "pseudo_labels": True,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
     }  # fmt: skip
-    (tmp_path / "recipe.json").write_text(json.dumps(content))
-    recipe = load_recipe(tmp_path / "recipe.json")
-    # As 'diagnose' does: two clips of five (a sixth has a longer text than this model writes), then three, one of them the same.
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_teacher_hears_what_a_step_needs_and_each_clip_once(recipe_file, tmp_path, heard):
+    recipe = load_recipe(recipe_file)
+    # As 'diagnose' does: two clips of five, then three, one of them the same.
     arm = tmp_path / "ptq-gptq"
     run_ptq(recipe, ARMS["ptq-gptq"], arm, training_folder=tmp_path / "train", fine_tuned_folder=tmp_path / "fp-ft")
     assert sum(heard) == 2
@@ -199,23 +213,9 @@ def test_the_teacher_hears_what_a_step_needs_and_each_clip_once(teacher, tones_m
         assert torch.equal(batch["input_features"][0], torch.as_tensor(trainer.train_dataset[index]["input_features"]))
 
 
-def test_clips_that_no_step_hears_are_not_transcribed(teacher, tones_manifest, tmp_path, monkeypatch):
-    heard: list[int] = []
-
-    def say(_, features, **__):
-        heard.append(len(features))
-        return torch.full((len(features), 2), 40)
-
-    monkeypatch.setattr(WhisperForConditionalGeneration, "generate", say)
-    content = {
-        "model_name_or_path": str(teacher), "train_data": [str(tones_manifest)], "test_data": ["b.jsonl"], "target": "int4",
-        "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "calibration_samples": 1, "pseudo_labels": True,
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
-    }  # fmt: skip
-    (tmp_path / "recipe.json").write_text(json.dumps(content))
-
+def test_clips_that_no_step_hears_are_not_transcribed(recipe_file, tmp_path, heard):
     def draw(steps: int, *options: str) -> list[int]:
-        recipe = load_recipe(tmp_path / "recipe.json", ["--max_steps", str(steps), *options])
+        recipe = load_recipe(recipe_file, ["--calibration_samples", "1", "--max_steps", str(steps), *options])
         return make_trainer(recipe, tmp_path / "train").train_dataset.indices
 
     drawn, calibrated_on = draw(3), {0}
