@@ -177,6 +177,7 @@ def test_what_eight_bits_lose_is_what_the_benchmark_measured():
         f"quality-int8.json), commit {results['commit'][:7]}): pooled, {of_fp}points to `fp` "
         f"{interval(versus['fp'])} and {of_folded}to `fp-auto` {interval(versus['fp-auto'])}, at {share:.1f} % of its size"
     ) in text
+    assert not results["commit"].endswith("+changes")
     assert all(versus[arm]["beyond_interval"] is False for arm in ("fp", "fp-auto"))
 
 

@@ -54,11 +54,7 @@ class Layers:
         if weight is not None:
             if weight.equalization is not None:
                 x = graph.op("Mul", [x, graph.weights.add(f"{module}.input_scale", 1 / weight.equalization)])
-            columns, scale = self._int8_columns(graph, module, weight)
-            if self.activations:
-                y = self._matmul_integer(graph, graph.dynamic_quantize(x), columns, scale)
-            else:
-                y = self._matmul_of_integers(graph, x, columns, scale)
+            y = self._matmul_integer(graph, x, self._int8_columns(graph, module, weight))
         else:
             array = self._array(f"{module}.weight")
             y = graph.op("MatMul", [x, graph.weights.add(f"{module}.weight_transposed", array.T)])
@@ -73,19 +69,12 @@ class Layers:
             inputs = [graph.op("Transpose", [x], perm=[0, 2, 1]), self.tensor(graph, f"{module}.weight"), bias]
             y = graph.op("Conv", inputs, kernel_shape=[3], pads=[1, 1], strides=[stride])
             return graph.op("Transpose", [y], perm=[0, 2, 1])  # type: ignore[no-any-return]
-        columns, scale = self._int8_columns(graph, module, weight)
-        if self.activations:
-            quantized, x_scale, x_point = graph.dynamic_quantize(x)
-            # Of bytes, three frames side by side cost little beside the product: ConvInteger is slower than a float Conv.
-            rows = self._windows(graph, quantized, x_point, stride)
-            y = self._matmul_integer(graph, (rows, x_scale, x_point), columns, scale)
-        else:
-            y = self._matmul_of_integers(graph, self._windows(graph, x, "", stride), columns, scale)
+        # Of bytes, three frames side by side cost little beside the product: ConvInteger is slower than a float Conv.
+        y = self._matmul_integer(graph, x, self._int8_columns(graph, module, weight), stride)
         return graph.op("Add", [y, bias])  # type: ignore[no-any-return]
 
     def _windows(self, graph: Graph, x: str, padding: str, stride: int) -> str:
-        """Each frame that is kept with its neighbours, `(batch, kept, 3 * in)`; `padding` stands in front of the first one and
-        behind the last."""
+        """Each frame that is kept with its neighbours, `(batch, kept, 3 * in)`; beyond the ends there is `padding` ("": 0)."""
         padded = graph.op("Pad", [x, graph.ints(1, 1), padding, graph.ints(1)])
         ends, step = (-2, -1, np.iinfo(np.int64).max), graph.ints(stride)
         neighbours = [
@@ -160,18 +149,19 @@ class Layers:
             columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(out), graph.ints(2)])
         return graph.op("Reshape", [columns, graph.ints(width, out)])  # type: ignore[no-any-return]
 
-    def _matmul_integer(self, graph: Graph, x: tuple[str, str, str], columns: str, scale: str) -> str:
-        """The product of what `dynamic_quantize` gave."""
-        quantized, x_scale, x_point = x
-        product = graph.op("Cast", [graph.op("MatMulInteger", [quantized, columns, x_point])], to=TENSOR_FLOAT)
+    def _matmul_integer(self, graph: Graph, x: str, columns: tuple[str, str], stride: int | None = None) -> str:
+        """The product of `x`, or of its `_windows` where there is a `stride`, and what `_int8_columns` gave."""
+        integers, scale = columns
+        if not self.activations:
+            rows = x if stride is None else self._windows(graph, x, "", stride)
+            # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations. And the
+            # scale behind the product: before it, a large model would be in memory twice.
+            product = graph.op("MatMul", [rows, graph.op("Cast", [integers], to=TENSOR_FLOAT)])
+            return graph.op("Mul", [product, scale])  # type: ignore[no-any-return]
+        quantized, x_scale, x_point = graph.dynamic_quantize(x)
+        rows = quantized if stride is None else self._windows(graph, quantized, x_point, stride)
+        product = graph.op("Cast", [graph.op("MatMulInteger", [rows, integers, x_point])], to=TENSOR_FLOAT)
         return graph.op("Mul", [product, graph.op("Mul", [x_scale, scale])])  # type: ignore[no-any-return]
-
-    def _matmul_of_integers(self, graph: Graph, x: str, columns: str, scale: str) -> str:
-        """The same weights, and a float input."""
-        # Not DequantizeLinear: ONNX Runtime would make an 8-bit MatMulNBits of it, which quantizes activations. And the
-        # scale behind the product: before it, a large model would be in memory twice.
-        product = graph.op("MatMul", [x, graph.op("Cast", [columns], to=TENSOR_FLOAT)])
-        return graph.op("Mul", [product, scale])  # type: ignore[no-any-return]
 
     def stored_rows(self, graph: Graph, module: str, rows: str) -> str:
         """Rows of a table that is stored small, `(len(rows), dim)` in float."""

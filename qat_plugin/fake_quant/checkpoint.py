@@ -86,8 +86,8 @@ def split_part(name: str) -> tuple[str, slice]:
 def read_checkpoint(folder: str | Path) -> QuantizedCheckpoint:
     """Read a vanilla checkpoint and, where `quantizer.json` lies beside it, its integers and scales.
 
-    Raises `ModelError` when the folder is no saved Whisper, or a file of it is missing or not whole; `QuantizationError` when it was
-    trained for another arithmetic.
+    Raises `ModelError` when the folder is no saved Whisper, or a file of it is missing or not whole; `QuantizationError` when
+    it was trained for another arithmetic.
     """
     folder = Path(folder)
     config = _read_config(folder)

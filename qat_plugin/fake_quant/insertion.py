@@ -72,8 +72,9 @@ def prepare(
 ) -> list[str]:
     """Put the target's fake quantization into `model`, in place, and return the names of the layers that have it.
 
-    Every `nn.Linear`, `nn.Conv1d` and `nn.Embedding` is covered (positions by the target's `storage` scheme). Layers that share a weight share one quantizer, so tied weights stay tied. Call it before the optimizer is
-    made: learned scales are parameters. `initialize=False` leaves the scales at 1, for a state that is loaded next.
+    Every `nn.Linear`, `nn.Conv1d` and `nn.Embedding` is covered (positions by the target's `storage` scheme). Layers that share
+    a weight share one quantizer, so tied weights stay tied. Call it before the optimizer is made: learned scales are
+    parameters. `initialize=False` leaves the scales at 1, for a state that is loaded next.
     An encoder's positions that are Whisper's sinusoids get their exact values, which need no storage.
 
     `skip_modules`: globs of module names that stay float; skipping one of two tied layers skips both. `int8_modules`: globs
