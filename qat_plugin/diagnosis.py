@@ -16,7 +16,7 @@ from qat_plugin.arms import PTQ_START as PTQ
 from qat_plugin.recipe import Recipe
 from qat_plugin.workspace import Workspace, say
 
-# Parts that give more than this much of a nat back for a megabyte are worth 8 bits, as long as these are few.
+# Parts whose weights would win more than this much of a nat for a megabyte are worth 8 bits, as long as these are few.
 _WORTH_NATS_PER_MB, _MOST_MB_SHARE = 0.004, 0.05
 
 
@@ -61,13 +61,13 @@ def diagnose(recipe: Recipe, workspace: Workspace) -> None:
 
 
 def suggest(parts: list[dict[str, Any]], total_mb: float) -> list[str]:
-    """Globs for `int8_modules`: the parts whose loss is worth the bytes, the best bargain first."""
+    """Globs for `int8_modules`: the parts whose finer weights would win enough for the bytes, the best bargain first."""
     bargains = [part for part in parts if part["extra_megabytes"] > 0 and "layers" in part["part"]]
-    bargains.sort(key=lambda part: -part["kl"] / part["extra_megabytes"])
+    bargains.sort(key=lambda part: -part["won"] / part["extra_megabytes"])
     chosen, spent = [], 0.0
     for part in bargains:
         spent += part["extra_megabytes"]
-        if part["kl"] / part["extra_megabytes"] < _WORTH_NATS_PER_MB or spent > _MOST_MB_SHARE * total_mb:
+        if part["won"] / part["extra_megabytes"] < _WORTH_NATS_PER_MB or spent > _MOST_MB_SHARE * total_mb:
             break
         chosen.append(f"model.{part['part']}.*")
     return chosen
@@ -101,11 +101,15 @@ def render(found: dict[str, Any]) -> str:
         lines.append(
             f"| {arm} | {100 * m['wer']:.1f} | {m['substitutions']} | {m['deletions']} | {m['insertions']} | {m['looping']} |"
         )
-    lines += ["", f"All parts quantized: KL {found['kl_all']:.4f} nats a token. Each part alone:", ""]
-    lines += ["| part | KL | weights, M | bits | MB more with 8 bits |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        "",
+        f"All parts quantized: KL {found['kl_all']:.4f} nats a token. Each part alone, and what is won when its weights",
+    ]
+    lines += ["alone are float, about what 8 bits for them would win (of so few clips it can come out below zero):", ""]
+    lines += ["| part | KL | won | weights, M | bits | MB more with 8 bits |", "|---|---:|---:|---:|---:|---:|"]
     for part in found["parts"]:
         lines.append(
-            f"| {part['part']} | {part['kl']:.4f} | {part['weights'] / 1e6:.2f} | {part['bits']} "
+            f"| {part['part']} | {part['kl']:.4f} | {part['won']:+.4f} | {part['weights'] / 1e6:.2f} | {part['bits']} "
             f"| {part['extra_megabytes']:.2f} |"
         )
     if found["suggestion"]:
@@ -117,9 +121,18 @@ def _plot(found: dict[str, Any], workspace: Workspace) -> None:
     from matplotlib.figure import Figure
 
     parts = found["parts"][::-1]
-    figure = Figure(figsize=(7, 1 + 0.28 * len(parts)), layout="constrained")
+    figure = Figure(figsize=(7, 1.4 + 0.4 * len(parts)), layout="constrained")
     axes = figure.subplots()
-    axes.barh([part["part"] for part in parts], [part["kl"] for part in parts], color="#0072B2")
-    axes.set_xlabel("KL(float || this part quantized alone), nats a token")
+    rows, half = range(len(parts)), 0.4
+    axes.barh(
+        [row + half / 2 for row in rows], [part["kl"] for part in parts], half, color="#0072B2", label="quantized alone"
+    )
+    axes.barh(
+        [row - half / 2 for row in rows], [part["won"] for part in parts], half, color="#E69F00",
+        label="won when its weights are float, the rest quantized",
+    )  # fmt: skip
+    axes.set_yticks(rows, [part["part"] for part in parts])
+    axes.set_xlabel("KL(float || quantized), nats a token")
+    axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(workspace.diagnosis / "sensitivity.png", dpi=150, metadata={"Software": None})

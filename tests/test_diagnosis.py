@@ -44,6 +44,9 @@ def test_each_part_is_quantized_alone_and_the_model_is_left_as_it_was(tiny_whisp
     assert (layer.weights, layer.bits) == (4 * 64 * 64 + 2 * 64 * 128, 4)
     assert layer.extra_megabytes == pytest.approx(layer.weights / 2e6) and found["encoder.conv1"].extra_megabytes == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    # All weights float: of the whole loss, only the rounding of activations is left. One layer's, and most of it is.
+    assert 0.8 * found["all"].kl < found["all"].won < found["all"].kl
+    assert 0 < layer.won < 0.9 * found["all"].won
     assert sum(part.weights for name, part in found.items() if name != "all") == found["all"].weights
 
 
@@ -98,11 +101,13 @@ def test_of_few_clips_there_is_no_verdict():
 
 def test_bytes_go_where_they_buy_most():
     parts = [
-        {"part": "encoder.layers.0", "kl": 0.03, "extra_megabytes": 1.0},
-        {"part": "decoder.layers.5", "kl": 0.05, "extra_megabytes": 1.2},
-        {"part": "decoder.layers.1", "kl": 0.001, "extra_megabytes": 1.2},
-        {"part": "decoder.embed_tokens", "kl": 0.5, "extra_megabytes": 12.0},  # hot_tokens' business
-        {"part": "encoder.conv1", "kl": 0.5, "extra_megabytes": 0.0},
+        {"part": "encoder.layers.0", "won": 0.03, "extra_megabytes": 1.0},
+        {"part": "decoder.layers.5", "won": 0.05, "extra_megabytes": 1.2},
+        {"part": "decoder.layers.1", "won": 0.001, "extra_megabytes": 1.2},
+        {"part": "decoder.embed_tokens", "won": 0.5, "extra_megabytes": 12.0},  # hot_tokens' business
+        {"part": "encoder.conv1", "won": 0.5, "extra_megabytes": 0.0},
+        # Its inputs are what costs: finer weights would win nothing.
+        {"part": "encoder.layers.1", "kl": 0.9, "won": -0.001, "extra_megabytes": 1.0},
     ]
     assert suggest(parts, total_mb=100) == ["model.decoder.layers.5.*", "model.encoder.layers.0.*"]
     assert suggest(parts, total_mb=30) == ["model.decoder.layers.5.*"]

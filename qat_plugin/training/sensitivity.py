@@ -1,4 +1,4 @@
-"""Which parts of a model quantization hurts: each part quantized alone, the rest float."""
+"""Which parts of a model quantization hurts: each part quantized alone, and all but its weights."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantizing one part alone does to the model's next tokens.
+    """What quantizing one part does to the model's next tokens.
 
-    `kl`: mean over tokens of KL(float || quantized), nats. `weights`: how many weights the part has. `bits`: of most of them.
-    `extra_megabytes`: what 8 bits for those of its weights that have fewer would add to the files.
+    `kl`: mean over tokens of KL(float || quantized), nats, this part quantized alone. `won`: by how much the KL of the whole
+    quantized model falls when this part's weights are float, about what 8 bits for them would win; of few clips, it can come out
+    below zero. `weights`: how many weights the part has. `bits`: of most of them. `extra_megabytes`: what 8 bits for those of
+    its weights that have fewer would add to the files.
     """
 
     part: str
     kl: float
+    won: float
     weights: int
     bits: int
     extra_megabytes: float
@@ -44,7 +47,7 @@ def measure_sensitivity(
     batches: Iterable[dict[str, Any]],
     context: EncoderContext | None,
 ) -> list[Sensitivity]:
-    """Quantize each part of the model alone, then all of them ("all", which comes first), on the same clips.
+    """Quantize each part of the model alone, and all of it but the part's weights, on the same clips; "all" comes first.
 
     Args:
         quantized: fake-quantized and folded, as `load_fake_quant` gives it. Its weights are changed meanwhile.
@@ -64,20 +67,29 @@ def measure_sensitivity(
     teacher.eval()
     answers = [label_logits(teacher, batch, context) for batch in batches]
     names = sorted({part_of(name) for name in layers}, key=_order)
-    found = []
+
+    def measure() -> float:
+        kl = tokens = 0.0
+        for batch, answer in zip(batches, answers, strict=True):
+            kl += float(kl_divergence(label_logits(quantized, batch, context), answer, 1.0)) * len(answer)
+            tokens += len(answer)
+        return kl / tokens
+
+    found: list[Sensitivity] = []
     for part in tqdm([ALL, *names], desc="quantizing part by part", unit="part"):
-        chosen = {name for name in layers if part in (ALL, part_of(name))}
-        with _only(layers, chosen, teacher):
-            kl = tokens = 0.0
-            for batch, answer in zip(batches, answers, strict=True):
-                kl += float(kl_divergence(label_logits(quantized, batch, context), answer, 1.0)) * len(answer)
-                tokens += len(answer)
-        by_weight = {id(layers[name].weight): layers[name] for name in chosen}.values()
+        chosen = {name: layer for name, layer in layers.items() if part in (ALL, part_of(name))}
+        with _as_float({name: layer for name, layer in layers.items() if name not in chosen}, teacher):
+            kl = measure()
+        whole = found[0].kl if found else kl
+        # Quantized alone, a part also loses what its inputs' 8 bits cost, which finer weights do not win back.
+        with _as_float(chosen, teacher, inputs=False):
+            won = whole - measure()
+        by_weight = {id(layer.weight): layer for layer in chosen.values()}.values()
         counts = Counter[int]()
         for layer in by_weight:
             counts.update(_weights_by_bits(layer))
         extra = sum(count * max(0, 8 - bits) for bits, count in counts.items()) / 8 / 1e6
-        found.append(Sensitivity(part, kl / tokens, counts.total(), counts.most_common(1)[0][0], extra))
+        found.append(Sensitivity(part, kl, won, counts.total(), counts.most_common(1)[0][0], extra))
     return found
 
 
@@ -103,32 +115,31 @@ def label_logits(model: Any, batch: dict[str, Any], context: EncoderContext | No
 
 
 @contextmanager
-def _only(layers: dict[str, FakeQuantLayer], chosen: set[str], teacher: nn.Module) -> Iterator[None]:
-    """Inside, the layers that are not chosen have the teacher's weights and no fake quantization."""
-    others = {name: layer for name, layer in layers.items() if name not in chosen}
+def _as_float(layers: dict[str, FakeQuantLayer], teacher: nn.Module, *, inputs: bool = True) -> Iterator[None]:
+    """Inside, these layers have the teacher's weights and no fake quantization, of their inputs neither with `inputs`."""
     # By identity: a tied weight is kept once.
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     with torch.no_grad():
-        for name, layer in others.items():
+        for name, layer in layers.items():
             weight, own = layer.weight, teacher.get_submodule(name).weight
             assert isinstance(weight, Tensor) and isinstance(own, Tensor)
             if id(weight) not in kept:
                 kept[id(weight)] = weight, weight.clone()
                 weight.copy_(own)
-    for layer in others.values():
-        _enable(layer, False)
+    for layer in layers.values():
+        _enable(layer, False, inputs=inputs)
     try:
         yield
     finally:
-        for layer in others.values():
-            _enable(layer, True)
+        for layer in layers.values():
+            _enable(layer, True, inputs=inputs)
         with torch.no_grad():
             for weight, before in kept.values():
                 weight.copy_(before)
 
 
-def _enable(layer: FakeQuantLayer, enabled: bool) -> None:
+def _enable(layer: FakeQuantLayer, enabled: bool, *, inputs: bool) -> None:
     for _, _, quantizer, _ in layer.parts():
         quantizer.enabled = enabled
-    if layer.input_quantizer is not None:
+    if inputs and layer.input_quantizer is not None:
         layer.input_quantizer.enabled = enabled
