@@ -259,14 +259,12 @@ def compute_in(model: WhisperForConditionalGeneration, dtype: torch.dtype) -> No
 
 def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequence[_Clip]) -> tuple[int, int]:
     """How many clips have identical tokens, and how many part where the trained model was undecided."""
-    # One model after the other, as for the logits.
-    answers = _shipped_tokens(onnx_dir, clips)
-    release_memory()
-    reference = _trained_model(checkpoint)
+    reference, model = _trained_model(checkpoint), QuantizedWhisper.from_pretrained(onnx_dir)
     context = encoder_context_of(reference.config)
     identical, undecided, different = 0, 0, []
-    pairs = zip(clips, answers, strict=True)
-    for number, (clip, found) in enumerate(tqdm(pairs, desc="comparing tokens", unit="clip", total=len(clips))):
+    for number, clip in enumerate(tqdm(clips, desc="comparing tokens", unit="clip")):
+        # The trained model has no guard, and a loop of both is no difference.
+        found = model.generate(clip.features, **clip.asked, loop_guard=False)
         with torch.no_grad(), in_context(reference, context, clip.features) as features:
             expected = reference.generate(features, **clip.asked)
             if found.tolist() == expected.tolist():
@@ -289,16 +287,6 @@ def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequ
             f"undecided on {undecided}"
         )
     return identical, undecided
-
-
-def _shipped_tokens(onnx_dir: Path, clips: Sequence[_Clip]) -> list[torch.Tensor]:
-    """What the files say, greedy."""
-    model = QuantizedWhisper.from_pretrained(onnx_dir)
-    # The trained model has no guard, and a loop of both is no difference.
-    return [
-        model.generate(clip.features, **clip.asked, loop_guard=False)
-        for clip in tqdm(clips, desc="transcribing with ONNX Runtime", unit="clip")
-    ]
 
 
 def _margin(
