@@ -1,7 +1,7 @@
 """`qat-plugin diagnose RECIPE`: is there anything for training to win back, and which parts of the model lose it?
 
 Runs the target without training, compares it with the float model on the recipe's test speech, then quantizes each part of
-the model alone. Minutes, where training takes hours. What it exports and transcribes is kept for the run that may follow.
+the model alone, and all but its weights. Minutes, where training takes hours. What it exports and transcribes is kept for the run that may follow.
 """
 
 from __future__ import annotations
@@ -104,9 +104,11 @@ def render(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"All parts quantized: KL {found['kl_all']:.4f} nats a token. Each part alone, and what is won when its weights",
+        "alone are float, about what 8 bits for them would win (of so few clips it can come out below zero):",
+        "",
+        "| part | KL | won | weights, M | bits | MB more with 8 bits |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    lines += ["alone are float, about what 8 bits for them would win (of so few clips it can come out below zero):", ""]
-    lines += ["| part | KL | won | weights, M | bits | MB more with 8 bits |", "|---|---:|---:|---:|---:|---:|"]
     for part in found["parts"]:
         lines.append(
             f"| {part['part']} | {part['kl']:.4f} | {part['won']:+.4f} | {part['weights'] / 1e6:.2f} | {part['bits']} "

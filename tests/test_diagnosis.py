@@ -44,7 +44,7 @@ def test_each_part_is_quantized_alone_and_the_model_is_left_as_it_was(tiny_whisp
     assert (layer.weights, layer.bits) == (4 * 64 * 64 + 2 * 64 * 128, 4)
     assert layer.extra_megabytes == pytest.approx(layer.weights / 2e6) and found["encoder.conv1"].extra_megabytes == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    # All weights float: of the whole loss, only the rounding of activations is left. One layer's, and most of it is.
+    # With all weights float, only what rounding the activations costs is left; with one layer's, more than that.
     assert 0.8 * found["all"].kl < found["all"].won < found["all"].kl
     assert 0 < layer.won < 0.9 * found["all"].won
     assert sum(part.weights for name, part in found.items() if name != "all") == found["all"].weights

@@ -153,7 +153,7 @@ def test_what_more_parts_in_eight_bits_win_is_what_the_benchmark_measured():
     ) in text
     recipe = json.loads((ROOT / "recipes" / "whisper-base-int4.json").read_text(encoding="utf8"))
     globs = results["recipe"]["int8_modules"]
-    # Linear layers by what reads the same input: q, k, v and out of an attention are one part, fc1 and fc2 one each.
+    # The four Linear layers of an attention are one part, fc1 and fc2 one each.
     parts = {
         "model.encoder.layers.0.self_attn.*": 1,
         "model.encoder.layers.4.*": 3,
