@@ -233,7 +233,8 @@ class EvaluationArguments:
     loop_guard: bool = field(
         default=True,
         metadata={
-            "help": "End a transcript that falls into a loop, in every arm; without, it runs to the length limit."
+            "help": "End a transcript that falls into a loop, in every arm; where silence is folded, the clip is decoded again with "
+            "the whole window first. Without, it runs to the length limit."
         },
     )
     long_form: Literal["sequential", "chunked"] = field(

@@ -36,31 +36,38 @@ _CACHES = ("past_key_values", "cache")
 
 
 class _Encoder(torch.nn.Module):
-    """The encoder as transformers' generation expects it."""
+    """The encoder as transformers' generation expects it.
+
+    Attributes:
+        folds: whether silence is folded; the next call obeys.
+        has_folded: whether the last answer was to folded silence.
+    """
 
     main_input_name = "input_features"
     # Generation reads from the strides that one position is two frames.
     conv1, conv2 = SimpleNamespace(stride=(1,)), SimpleNamespace(stride=(2,))
 
-    def __init__(self, session: EncoderSession) -> None:
+    def __init__(self, session: EncoderSession, stride: int) -> None:
         super().__init__()
-        self._session = session
-        self._last: tuple[torch.Tensor, BaseModelOutput] | None = None
-        self.remembers = False
+        self._session, self._stride = session, stride
+        self._last: tuple[torch.Tensor, bool, BaseModelOutput] | None = None
+        self._remembers = False
+        self.folds, self.has_folded = stride > 1, False
 
     def forward(self, input_features: torch.Tensor, **_unused: Any) -> BaseModelOutput:
+        self.has_folded = self.folds
         # Within one generate(), language detection, silence detection and every fallback temperature ask for the same
         # audio again. Comparing the features costs a ten-thousandth of encoding them.
-        if self._last is not None and torch.equal(self._last[0], input_features):
-            return self._last[1]
-        output = BaseModelOutput(last_hidden_state=self._session.run(input_features))
-        if self.remembers:
-            self._last = (input_features, output)
+        if self._last is not None and self._last[1] == self.folds and torch.equal(self._last[0], input_features):
+            return self._last[2]
+        output = BaseModelOutput(self._session.run(input_features, self._stride if self.folds else 1))
+        if self._remembers:
+            self._last = (input_features, self.folds, output)
         return output
 
     def remember(self, remembers: bool) -> None:
         """Keep the last result from now on, or forget it: a later call is never answered by an earlier one."""
-        self.remembers, self._last = remembers, None
+        self._remembers, self._last, self.has_folded = remembers, None, False
 
 
 class _Model(torch.nn.Module):
@@ -107,7 +114,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         self.num_threads = num_threads
         self.encoder_context = encoder_context
         stride = 1 if encoder_context is None else encoder_context.stride
-        self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads, stride)))
+        self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads), stride))
         self._decoder = DecoderSession(files.decoder, config, num_threads)
         return_freed_memory()
         self._guards_loops = True  # only within `generate`, which sets it
@@ -161,8 +168,9 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
     def generate(self, input_features: torch.Tensor | None = None, *, loop_guard: bool = True, **kwargs: Any) -> Any:
         """Transcribe features, float32 [batch, mels, frames]: `WhisperForConditionalGeneration.generate`.
 
-        With `loop_guard` a row that falls into a loop ends there (see `LoopGuard`); False lets it go on to the length
-        limit, as transformers does. The other arguments are transformers'.
+        With `loop_guard` a row that falls into a loop ends there (see `LoopGuard`), and where silence was folded it is decoded
+        again with the whole window; False lets it go on to the length limit, as transformers does. The other arguments are
+        transformers'.
 
         Returns token ids, int64 [batch, tokens], or what the arguments ask for. Raises `ModelError` for the few
         arguments that the graphs cannot serve.
@@ -277,13 +285,27 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         processors = super()._get_logits_processor(*args, **kwargs)
         return LogitsProcessorList(without_waste(processor, self.config.vocab_size) for processor in processors)
 
+    def generate_with_fallback(self, *args: Any, temperatures: list[float | None], **kwargs: Any) -> Any:
+        """Transformers' loop over temperatures, of which the first has another try, with the whole window, where silence is
+        folded: folding now and then makes a loop that the whole window does not."""
+        encoder = self.model.encoder
+        if not (self._guards_loops and encoder.folds):
+            return super().generate_with_fallback(*args, temperatures=temperatures, **kwargs)
+        try:
+            return super().generate_with_fallback(*args, temperatures=[temperatures[0], *temperatures], **kwargs)
+        finally:
+            encoder.folds = True
+
     def _need_fallback(self, seek_sequence: torch.Tensor, *args: Any) -> tuple[bool, bool]:
         needs_fallback, should_skip = super()._need_fallback(seek_sequence, *args)
         _, _, _, generation_config, *_ = args
-        if self._guards_loops and generation_config.compression_ratio_threshold is not None and not should_skip:
-            # Cut short, a loop no longer has the compression ratio that would tell it.
-            end = end_of_text(generation_config)
-            needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), end)
+        encoder = self.model.encoder
+        # Cut short, a loop no longer has the compression ratio that would tell it.
+        looks = encoder.has_folded or generation_config.compression_ratio_threshold is not None
+        if self._guards_loops and looks and not should_skip:
+            needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), end_of_text(generation_config))
+        if needs_fallback and self._guards_loops:
+            encoder.folds = False  # from the next try on, for the rows that take part in it
         return needs_fallback, should_skip
 
     def _expand_inputs_for_generation(

@@ -67,16 +67,15 @@ def _share_each(stack: torch.Tensor) -> list[ort.OrtValue]:
 class EncoderSession:
     """`encoder_model.onnx`: log-mel frames in, hidden states out."""
 
-    def __init__(self, path: Path, config: WhisperConfig, num_threads: int | None, stride: int) -> None:
-        """`stride`: of the folding of silence, see `EncoderContext`; 1 computes the whole window."""
+    def __init__(self, path: Path, config: WhisperConfig, num_threads: int | None) -> None:
         self._session = open_session(path, num_threads)
         self._num_mel_bins: int = config.num_mel_bins
         self._num_frames: int = 2 * config.max_source_positions
-        self._stride = _share(torch.tensor([stride]))
 
-    def run(self, input_features: torch.Tensor) -> torch.Tensor:
+    def run(self, input_features: torch.Tensor, stride: int) -> torch.Tensor:
         """Hidden states, float32 [batch, positions, d_model].
 
+        `stride` is that of the folding of silence, see `EncoderContext`; 1 computes the whole window.
         `input_features` is float32 [batch, mels, frames], a whole window, which has frames / 2 positions unless folded.
         Raises `ModelError` when the features have another number of mel bins or frames than the model.
         """
@@ -94,7 +93,7 @@ class EncoderSession:
             )
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("input_features", _share(input_features.contiguous()))
-        binding.bind_ortvalue_input("silence_stride", self._stride)
+        binding.bind_ortvalue_input("silence_stride", _share(torch.tensor([stride])))
         # How many positions are kept is known afterwards, so ONNX Runtime allocates.
         binding.bind_output("last_hidden_state")
         self._session.run_with_iobinding(binding)
