@@ -32,6 +32,11 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def onnx_bytes(folder: Path) -> int:
+    """Of the graphs and their weights, without what lies beside them for every format alike, as the tokenizer."""
+    return sum(path.stat().st_size for path in folder.glob("*.onnx*"))
+
+
 def has_vnni() -> bool:
     """Whether this CPU multiplies bytes in one instruction; results of those that do not are `NAME-without-vnni`."""
     return bool({"avx512_vnni", "avx_vnni"} & {*describe_environment()["cpu_flags"]})

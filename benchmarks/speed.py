@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from figures import figure, folder_bytes, has_vnni, run, write_results
+from figures import figure, folder_bytes, has_vnni, onnx_bytes, run, write_results
 from ggml import write_ggml
 
 from qat_plugin.demo.fetch import fetch_all
@@ -263,8 +263,8 @@ def main() -> None:
         figures.append(figure(label, at_load, "MB", bar, with_tokenizer=found[name]["load_peak_mb"]))
     for name, share in MAX_SHARE.items():
         if f"{name} full" in found:
-            ratio = found[f"{name} full"]["size_mb"] / found["fp32 full"]["size_mb"]
-            figures.append(figure(f"{name}: size of all files over fp32", ratio, "", share))
+            ours, theirs = (onnx_bytes(sources[f"{system} full"]) for system in (name, "fp32"))
+            figures.append(figure(f"{name}: size of the ONNX over fp32's", ours / theirs, "", share))
     for entry in found.values():
         for key in ("rtfx", "first_token_ms", "per_token_ms"):
             entry[key] = statistics.median(r[key] for r in entry["rounds"])
