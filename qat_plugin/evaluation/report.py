@@ -277,7 +277,11 @@ def _search(settings: Results) -> str:
     count = settings["num_beams"]
     search = "greedy" if count == 1 else f"{count} beams"
     # Results from before there was a guard do not name it.
-    return f"{search}, loops decoded again with the whole window or ended by a guard" if settings.get("loop_guard") else search
+    return (
+        f"{search}, loops decoded again with the whole window or ended by a guard"
+        if settings.get("loop_guard")
+        else search
+    )
 
 
 def _batch(settings: Results) -> str:

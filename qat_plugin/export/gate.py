@@ -241,11 +241,16 @@ def _torch_answers(
 def compute_in(model: WhisperForConditionalGeneration, dtype: torch.dtype) -> None:
     """Let the model compute in `dtype`, of whose weights one layer at a time is there: a large one in float64 is 6 GB."""
 
+    own: dict[torch.nn.Module, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+
     def before(layer: torch.nn.Module, _: object) -> None:
+        own[layer] = [(parameter, parameter.data) for parameter in layer.parameters()]
         layer.to(dtype)
 
     def after(layer: torch.nn.Module, _: object, __: object) -> None:
-        layer.to(torch.float32)  # as it was, without loss
+        # What was there before, not a copy: weights that are read from a mapped file would be in memory beside it.
+        for parameter, data in own.pop(layer):
+            parameter.data = data
 
     for part in (model.get_encoder(), model.get_decoder()):
         for child in part.children():
@@ -259,12 +264,14 @@ def compute_in(model: WhisperForConditionalGeneration, dtype: torch.dtype) -> No
 
 def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequence[_Clip]) -> tuple[int, int]:
     """How many clips have identical tokens, and how many part where the trained model was undecided."""
-    reference, model = _trained_model(checkpoint), QuantizedWhisper.from_pretrained(onnx_dir)
+    # One model after the other, as for the logits.
+    answers = _shipped_tokens(onnx_dir, clips)
+    release_memory()
+    reference = _trained_model(checkpoint)
     context = encoder_context_of(reference.config)
     identical, undecided, different = 0, 0, []
-    for number, clip in enumerate(tqdm(clips, desc="comparing tokens", unit="clip")):
-        # The trained model has no guard, and a loop of both is no difference.
-        found = model.generate(clip.features, **clip.asked, loop_guard=False)
+    pairs = zip(clips, answers, strict=True)
+    for number, (clip, found) in enumerate(tqdm(pairs, desc="comparing tokens", unit="clip", total=len(clips))):
         with torch.no_grad(), in_context(reference, context, clip.features) as features:
             expected = reference.generate(features, **clip.asked)
             if found.tolist() == expected.tolist():
@@ -287,6 +294,16 @@ def _compare_tokens(checkpoint: QuantizedCheckpoint, onnx_dir: Path, clips: Sequ
             f"undecided on {undecided}"
         )
     return identical, undecided
+
+
+def _shipped_tokens(onnx_dir: Path, clips: Sequence[_Clip]) -> list[torch.Tensor]:
+    """What the files say, greedy."""
+    model = QuantizedWhisper.from_pretrained(onnx_dir)
+    # The trained model has no guard, and a loop of both is no difference.
+    return [
+        model.generate(clip.features, **clip.asked, loop_guard=False)
+        for clip in tqdm(clips, desc="transcribing with ONNX Runtime", unit="clip")
+    ]
 
 
 def _margin(

@@ -21,15 +21,19 @@ EXTERNAL_DATA_BYTES = 2_000_000_000
 def make_model(
     name: str, graph: Graph, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
 ) -> ModelProto:
-    """The model proto of a finished graph."""
-    proto = helper.make_graph(graph.nodes, name, list(inputs), list(outputs), list(graph.weights.tensors.values()))
-    return helper.make_model(
+    """The model proto of a finished graph, which gives up its weights one by one: together they may be gigabytes."""
+    proto = helper.make_graph(graph.nodes, name, list(inputs), list(outputs), [])
+    model = helper.make_model(
         proto,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
         ir_version=IR_VERSION,
         producer_name="qat_plugin",
         producer_version=version("qat_plugin"),
     )
+    tensors = graph.weights.tensors
+    for tensor in list(tensors):
+        model.graph.initializer.append(tensors.pop(tensor))
+    return model
 
 
 def weight_bytes(model: ModelProto) -> int:

@@ -116,12 +116,16 @@ def test_the_reference_is_float64_though_one_layer_at_a_time_is(checkpoints: dic
     features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ids = torch.arange(5)[None]
     whole.double()
+    layers = [*by_layer.get_encoder().layers, *by_layer.get_decoder().layers]
+    before = [weight.data_ptr() for layer in layers for weight in layer.parameters()]
     compute_in(by_layer, torch.float64)
     with torch.no_grad():
         expected, found = (m(input_features=features, decoder_input_ids=ids).logits for m in (whole, by_layer))
     assert found.dtype == torch.float64 and torch.equal(found, expected)
-    layers = [*by_layer.get_encoder().layers, *by_layer.get_decoder().layers]
-    assert {weight.dtype for layer in layers for weight in layer.parameters()} == {torch.float32}
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    assert {weight.dtype for weight in weights} == {torch.float32} and [
+        weight.data_ptr() for weight in weights
+    ] == before
 
 
 @pytest.mark.parametrize("target", TARGETS)

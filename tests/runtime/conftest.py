@@ -1,5 +1,6 @@
 """The tiny Whisper as torch model and as exported folder, and audio to hear."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,16 @@ def features(processor: WhisperProcessor) -> torch.Tensor:
     """Features of three clips, float32 [3, 80, 3000]."""
     clips = [noise(3 + i, seed=i) for i in range(3)]
     return processor.feature_extractor(clips, sampling_rate=16000, return_tensors="pt").input_features
+
+
+@pytest.fixture
+def record_encoder_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[QuantizedWhisper], list[tuple[int, int]]]:
+    """Gives, for a model, a list that gets the batch size and the stride of every run of its encoder from now on."""
+
+    def record(model: QuantizedWhisper) -> list[tuple[int, int]]:
+        session, runs = model.model.encoder._session, []
+        run = session.run
+        monkeypatch.setattr(session, "run", lambda x, stride: runs.append((len(x), stride)) or run(x, stride))
+        return runs
+
+    return record

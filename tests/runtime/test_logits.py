@@ -1,5 +1,6 @@
 """The loop guard: what it cuts, the same in every way of generating, and that one can do without it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,32 @@ def test_cuts_the_same_as_in_transformers(
         said = [token for token in row if token < end]
         assert not LoopGuard.has_cut(said[:-1], end), "it was cut too late"
     assert model.generate(features, **asked, loop_guard=False).shape[1] > min(map(len, rows))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"return_timestamps": True}], ids=str)
+def test_a_loop_under_folded_silence_is_decoded_again_with_the_whole_window(
+    tiny_onnx_dir: Path, features: torch.Tensor, record_encoder_runs: Any, arguments: dict[str, Any]
+) -> None:
+    folded, whole = (QuantizedWhisper.from_pretrained(tiny_onnx_dir, encoder_context=c) for c in ("auto", "full"))
+    runs, end = record_encoder_runs(folded), folded.generation_config.eos_token_id
+    unused = [*range(40, 256), *range(257, folded.config.vocab_size)]
+    asked = {**FRENCH, "suppress_tokens": unused, "max_new_tokens": 200, **arguments}
+
+    def said(rows: torch.Tensor) -> list[list[int]]:
+        return [[token for token in row if token < end] for row in rows.tolist()]
+
+    unguarded = said(folded.generate(features, **asked, loop_guard=False))
+    cut = [i for i, row in enumerate(unguarded) if any(LoopGuard.has_cut(row[:n], end) for n in range(16, len(row)))]
+    assert cut and runs == [(3, 32)]
+    for _ in range(2):  # the second call begins with folded silence, too
+        runs.clear()
+        found = said(folded.generate(features, **asked))
+        assert runs == [(3, 32), (len(cut), 1)]
+    again = said(whole.generate(features[cut], **asked))
+    assert [found[i] for i in cut] == again
+    # With times, this random model says the same to both.
+    assert arguments or again != [unguarded[i][: len(row)] for i, row in zip(cut, again, strict=True)]
+    assert all(found[i] == unguarded[i] for i in range(3) if i not in cut)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
