@@ -117,7 +117,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         self.model = _Model(_Encoder(EncoderSession(files.encoder, config, num_threads), stride))
         self._decoder = DecoderSession(files.decoder, config, num_threads)
         return_freed_memory()
-        self._guards_loops = True  # only within `generate`, which sets it
+        self._guards_loops, self._hears_again = True, False  # only within `generate`, which sets them
         self.generation_config = GenerationConfig.from_pretrained(files.settings)
         self.eval()
 
@@ -169,7 +169,8 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         """Transcribe features, float32 [batch, mels, frames]: `WhisperForConditionalGeneration.generate`.
 
         With `loop_guard` a row that falls into a loop ends there (see `LoopGuard`), and where silence was folded it is decoded
-        again with the whole window; False lets it go on to the length limit, as transformers does. The other arguments are
+        again with the whole window, unless one call's result is asked for (`return_dict_in_generate`,
+        `force_unique_generate_call`); False lets it go on to the length limit, as transformers does. The other arguments are
         transformers'.
 
         Returns token ids, int64 [batch, tokens], or what the arguments ask for. Raises `ModelError` for the few
@@ -184,6 +185,12 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
             kwargs["attention_mask"] = kwargs["attention_mask"].cpu()
         self.model.encoder.remember(True)
         self._guards_loops = loop_guard
+        # Transformers cannot put the results of several calls together.
+        settings = kwargs.get("generation_config") or self.generation_config
+        one_call = kwargs.get("force_unique_generate_call") or kwargs.get(
+            "return_dict_in_generate", settings.return_dict_in_generate
+        )
+        self._hears_again = loop_guard and not one_call
         try:
             with one_torch_thread():
                 return super().generate(input_features, **kwargs)
@@ -289,7 +296,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         """Transformers' loop over temperatures, of which the first has another try, with the whole window, where silence is
         folded: folding now and then makes a loop that the whole window does not."""
         encoder = self.model.encoder
-        if not (self._guards_loops and encoder.folds):
+        if not (self._hears_again and encoder.folds):
             return super().generate_with_fallback(*args, temperatures=temperatures, **kwargs)
         try:
             return super().generate_with_fallback(*args, temperatures=[temperatures[0], *temperatures], **kwargs)
@@ -301,10 +308,11 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         _, _, _, generation_config, *_ = args
         encoder = self.model.encoder
         # Cut short, a loop no longer has the compression ratio that would tell it.
-        looks = encoder.has_folded or generation_config.compression_ratio_threshold is not None
+        folded = self._hears_again and encoder.has_folded
+        looks = folded or generation_config.compression_ratio_threshold is not None
         if self._guards_loops and looks and not should_skip:
             needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), end_of_text(generation_config))
-        if needs_fallback and self._guards_loops:
+        if needs_fallback and self._hears_again:
             encoder.folds = False  # from the next try on, for the rows that take part in it
         return needs_fallback, should_skip
 

@@ -96,6 +96,28 @@ def test_a_loop_under_folded_silence_is_decoded_again_with_the_whole_window(
     assert all(found[i] == unguarded[i] for i in range(3) if i not in cut)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "calls"),
+    [
+        ({"num_beams": 4, "num_return_sequences": 2}, 2),
+        ({"return_dict_in_generate": True, "output_scores": True}, 1),
+        ({"force_unique_generate_call": True}, 1),
+    ],
+    ids=str,
+)
+def test_the_result_of_one_call_is_of_one_call(
+    tiny_onnx_dir: Path, features: torch.Tensor, record_encoder_runs: Any, arguments: dict[str, Any], calls: int
+) -> None:
+    model = QuantizedWhisper.from_pretrained(tiny_onnx_dir, encoder_context="auto")
+    runs, unused = record_encoder_runs(model), [*range(40, 256), *range(257, model.config.vocab_size)]
+    found = model.generate(features, **FRENCH, suppress_tokens=unused, max_new_tokens=100, **arguments)
+    rows = found["sequences"] if isinstance(found, dict) else found
+    assert [stride for _, stride in runs] == [32, 1][:calls] and len(rows) == 3 * arguments.get(
+        "num_return_sequences", 1
+    )
+    assert any(LoopGuard.has_cut(row[4:], model.generation_config.eos_token_id) for row in rows.tolist())
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 def test_long_audio_goes_on_with_the_next_window(
     model: QuantizedWhisper, torch_model: Any, processor: WhisperProcessor, beams: int
