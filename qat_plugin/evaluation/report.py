@@ -278,7 +278,7 @@ def _search(settings: Results) -> str:
     search = "greedy" if count == 1 else f"{count} beams"
     # Results from before there was a guard do not name it.
     return (
-        f"{search}, loops decoded again with the whole window or ended by a guard"
+        f"{search}, loops decoded again where silence was folded, then ended by a guard"
         if settings.get("loop_guard")
         else search
     )
