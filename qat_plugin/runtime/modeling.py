@@ -307,10 +307,11 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         needs_fallback, should_skip = super()._need_fallback(seek_sequence, *args)
         _, _, _, generation_config, *_ = args
         encoder = self.model.encoder
-        # Cut short, a loop no longer has the compression ratio that would tell it.
+        # Heard again with the whole window or, if temperatures are to end loops, at the next one: cut short, a loop no longer
+        # has the compression ratio that would tell it.
         folded = self._hears_again and encoder.has_folded
-        looks = folded or generation_config.compression_ratio_threshold is not None
-        if self._guards_loops and looks and not should_skip:
+        ends_loops = folded or generation_config.compression_ratio_threshold is not None
+        if self._guards_loops and ends_loops and not should_skip:
             needs_fallback = needs_fallback or LoopGuard.has_cut(seek_sequence.tolist(), end_of_text(generation_config))
         if needs_fallback and self._hears_again:
             encoder.folds = False  # from the next try on, for the rows that take part in it
