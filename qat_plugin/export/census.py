@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, numpy_helper
 
 from qat_plugin.errors import ParityError
-from qat_plugin.export.packing import unpack_columns, unpack_halves, unpack_matmul_nbits
+from qat_plugin.export.packing import unpack_groups, unpack_halves, unpack_matmul_nbits
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight, split_part
 from qat_plugin.fake_quant.positions import ENCODER_POSITIONS, are_sinusoids, inverse_timescales
 
@@ -185,7 +185,8 @@ def _unpack(
         return *unpack_matmul_nbits(packed, points), None
     if weight.scheme.weight.max_product is not None:
         points, multipliers = initializers[f"{module}{ZERO_POINT}"], initializers[f"{module}{MULTIPLIER}"]
-        return unpack_columns(packed, out), unpack_columns(points, out), unpack_halves(multipliers[:, 0], out).T
+        groups = weight.scheme.weight.scale_shape(*weight.integers.shape)[1]
+        return unpack_groups(packed, groups), unpack_groups(points, groups), unpack_halves(multipliers[:, 0], groups).T
     if weight.scheme.operator == "MatMulInteger":
         # The inverse of `QuantizedWeight.columns`.
         return packed.reshape(weight.kernel, -1, out).T.reshape(out, -1), None, None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from qat_plugin.errors import ExportError
 from qat_plugin.export.graph import MICROSOFT, Graph
-from qat_plugin.export.packing import pack_columns, pack_halves, pack_matmul_nbits
+from qat_plugin.export.packing import pack_groups, pack_halves, pack_matmul_nbits
 from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 from qat_plugin.fake_quant.positions import are_sinusoids, inverse_timescales
 
@@ -126,28 +126,27 @@ class Layers:
         """
         assert weight.zero_point is not None and weight.multiplier is not None
         (out, width), groups = weight.integers.shape, weight.zero_point.shape[1]
-        packed = graph.weights.add(f"{module}.weight_quantized", pack_columns(weight.integers, groups))
-        points = graph.weights.add(f"{module}.weight_zero_point", pack_columns(weight.zero_point, groups))
+        packed = graph.weights.add(f"{module}.weight_quantized", pack_groups(weight.integers, groups))
+        points = graph.weights.add(f"{module}.weight_zero_point", pack_groups(weight.zero_point, groups))
         multipliers = graph.weights.add(
-            f"{module}.weight_multiplier", pack_halves(weight.multiplier.T).reshape(groups, 1, -1)
+            f"{module}.weight_multiplier", pack_halves(weight.multiplier.T.reshape(groups, 1, out))
         )
         one, zero, size = graph.constant(np.float32(1)), graph.constant(np.int8(0)), width // groups
         identity = graph.constant(np.eye(size, dtype=np.int8), f"identity_{size}")
         # Until all layers are loaded, every step's result stays in memory: there are to be few, and none wider than the 8 bits
-        # that are wanted. So high halves are not shifted down: integers, zero points and multipliers stay 16 times as large,
-        # and the product with the identity, the only operator that subtracts and multiplies bytes, divides by 256.
-        halves = []
-        for bits, divisor in ((0x0F, 1), (0xF0, 256)):
-            unsigned = graph.constant(np.uint8(bits))
-            signed = graph.constant(np.uint8(bits).view(np.int8))
-            blocks, point = (graph.op("BitwiseAnd", [both, signed]) for both in (packed, points))
-            multiplier = graph.op("Cast", [graph.op("BitwiseAnd", [multipliers, unsigned])], to=TENSOR_FLOAT)
-            inputs = [identity, graph.constant(np.float32(1 / divisor)), zero, blocks, multiplier, point, one, zero]
-            halves.append(graph.op("QLinearMatMul", inputs))
-        columns = graph.op("Concat", halves, axis=2)
-        if out % 2:
-            columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(out), graph.ints(2)])
-        return graph.op("Reshape", [columns, graph.ints(width, out)])  # type: ignore[no-any-return]
+        # that are wanted. So both halves of the groups are taken out at once, and nothing is shifted down: integers and zero
+        # points of the first half stay 16 times as large, multipliers those of the second, and the product with the identity,
+        # the only operator that subtracts and multiplies bytes, divides by 16.
+        high_then_low = np.array([0xF0, 0x0F], np.uint8).reshape(2, 1, 1, 1)
+        taken, other = graph.constant(high_then_low.view(np.int8)), graph.constant(high_then_low[::-1])
+        blocks, point = (graph.op("BitwiseAnd", [both, taken]) for both in (packed, points))
+        multiplier = graph.op("Cast", [graph.op("BitwiseAnd", [multipliers, other])], to=TENSOR_FLOAT)
+        inputs = [identity, graph.constant(np.float32(1 / 16)), zero, blocks, multiplier, point, one, zero]
+        columns = graph.op("QLinearMatMul", inputs)
+        columns = graph.op("Reshape", [columns, graph.ints(-1, out)])
+        if groups % 2:
+            columns = graph.op("Slice", [columns, graph.ints(0), graph.ints(width), graph.ints(0)])
+        return columns  # type: ignore[no-any-return]
 
     def _matmul_integer(self, graph: Graph, x: str, columns: tuple[str, str], stride: int | None = None) -> str:
         """The product of `x`, or of its `_windows` where there is a `stride`, and what `_int8_columns` gave."""

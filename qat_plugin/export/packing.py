@@ -47,30 +47,38 @@ def unpack_matmul_nbits(packed: Bytes, zero_point: Bytes | None) -> tuple[NDArra
 
 
 def pack_halves(values: Bytes) -> Bytes:
-    """4-bit integers of the first half of the last axis in the low halves of bytes, those of the second in the high ones."""
-    if values.shape[-1] % 2:
-        values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), np.uint8)], axis=-1)
-    low, high = np.split(values, 2, axis=-1)
+    """4-bit integers of the first half of the first axis in the low halves of bytes, those of the second in the high ones.
+
+    An odd end is filled with 0.
+    """
+    if len(values) % 2:
+        values = np.concatenate([values, np.zeros((1, *values.shape[1:]), np.uint8)])
+    low, high = np.split(values, 2)
     packed: Bytes = low | (high << np.uint8(4))
     return packed
 
 
 def unpack_halves(packed: Bytes, count: int) -> Bytes:
-    """The first `count` 4-bit integers along the last axis of what `pack_halves` made."""
-    return np.concatenate([packed & 15, packed >> 4], axis=-1)[..., :count]
+    """The first `count` 4-bit integers along the first axis of what `pack_halves` made."""
+    return np.concatenate([packed & 15, packed >> 4])[:count]
 
 
-def pack_columns(values: Bytes, groups: int) -> NDArray[np.int8]:
-    """4-bit `(out, n)` → int8 `(groups, n / groups, ceil(out / 2))`, as `pack_halves` has the columns.
+def pack_groups(values: Bytes, groups: int) -> NDArray[np.int8]:
+    """4-bit `(out, n)` → int8 `(ceil(groups / 2), n / groups, out)`: the first half of the groups in the high halves of bytes.
 
-    Those of the second half are moved down by 8, so that a byte without its low half is a signed number: 16 times as large.
+    Those are moved down by 8, so that a byte without its low half is a signed number: 16 times as large.
     """
-    both = pack_halves(values.T) ^ np.uint8(0x80)
-    packed: NDArray[np.int8] = both.view(np.int8).reshape(groups, -1, both.shape[1])
+    both = _exchange_halves(pack_halves(values.T.reshape(groups, -1, len(values)))) ^ np.uint8(0x80)
+    packed: NDArray[np.int8] = both.view(np.int8)
     return packed
 
 
-def unpack_columns(packed: NDArray[np.int8], out: int) -> Bytes:
-    """Inverse of `pack_columns`: `(out, n)`."""
-    both = packed.view(np.uint8).reshape(-1, packed.shape[-1]) ^ np.uint8(0x80)
-    return np.ascontiguousarray(unpack_halves(both, out).T)
+def unpack_groups(packed: NDArray[np.int8], groups: int) -> Bytes:
+    """Inverse of `pack_groups`: `(out, n)`."""
+    values = unpack_halves(_exchange_halves(packed.view(np.uint8) ^ np.uint8(0x80)), groups)
+    return np.ascontiguousarray(values.reshape(-1, values.shape[-1]).T)
+
+
+def _exchange_halves(packed: Bytes) -> Bytes:
+    exchanged: Bytes = (packed << np.uint8(4)) | (packed >> np.uint8(4))
+    return exchanged

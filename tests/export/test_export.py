@@ -27,16 +27,18 @@ from qat_plugin.export.graph import Graph, Weights
 from qat_plugin.export.layers import Layers
 from qat_plugin.export.model import make_model
 from qat_plugin.export.packing import (
-    pack_columns,
+    pack_groups,
     pack_halves,
     pack_matmul_nbits,
-    unpack_columns,
+    unpack_groups,
     unpack_halves,
     unpack_matmul_nbits,
 )
 from qat_plugin.export.writer import GRAPHS, export_onnx
 from qat_plugin.fake_quant import QuantizerConfig, read_checkpoint
+from qat_plugin.fake_quant.checkpoint import QuantizedCheckpoint, QuantizedWeight
 from qat_plugin.fake_quant.insertion import set_activation_fake_quant
+from qat_plugin.fake_quant.schemes import get_target
 from qat_plugin.models import load_fake_quant, load_processor, load_whisper
 from qat_plugin.training.ptq import quantize_without_training
 
@@ -81,15 +83,33 @@ def session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def test_packing_of_columns_and_groups_keeps_every_integer() -> None:
+def test_packing_of_groups_keeps_every_integer() -> None:
     rng = np.random.default_rng(0)
-    for out in (6, 7):
-        integers = rng.integers(0, 16, (out, 32), dtype=np.uint8)
-        packed = pack_columns(integers, 4)
-        assert packed.shape == (4, 8, (out + 1) // 2) and np.array_equal(unpack_columns(packed, out), integers)
-        points, multipliers = rng.integers(0, 16, (2, out, 3), dtype=np.uint8)
-        assert np.array_equal(unpack_columns(pack_columns(points, 3), out), points)
-        assert np.array_equal(unpack_halves(pack_halves(multipliers.T), out).T, multipliers)
+    for groups in (3, 4):
+        integers = rng.integers(0, 16, (7, 8 * groups), dtype=np.uint8)
+        packed = pack_groups(integers, groups)
+        assert packed.shape == (2, 8, 7) and np.array_equal(unpack_groups(packed, groups), integers)
+        points, multipliers = rng.integers(0, 16, (2, 7, groups), dtype=np.uint8)
+        assert np.array_equal(unpack_groups(pack_groups(points, groups), groups), points)
+        assert np.array_equal(unpack_halves(pack_halves(multipliers.T), groups).T, multipliers)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_onnx_runtime_unpacks_four_bits_to_the_integers_that_were_trained(groups: int) -> None:
+    rng = np.random.default_rng(0)
+    integers = rng.integers(0, 16, (5, 16 * groups), dtype=np.uint8)
+    points, multipliers = rng.integers(0, 16, (2, 5, groups), dtype=np.uint8)
+    # Not wider than 64, as the scheme has them.
+    multipliers %= 64 // np.maximum(points, 15 - points) + 1
+    scheme = get_target("int4", 16).clip_linear
+    weight = QuantizedWeight(integers, np.ones((5, 1), np.float32), points, multipliers, None, scheme)
+    graph = Graph(Weights())
+    columns = Layers(QuantizedCheckpoint(Path(), {}, {}, {}, "int4"))._unpacked_columns(graph, "fc1", weight)
+    output = onnx.helper.make_tensor_value_info(columns, onnx.TensorProto.INT8, None)
+    proto = make_model("unpacked", graph, [], [output]).SerializeToString()
+    (found,) = ort.InferenceSession(proto, providers=["CPUExecutionProvider"]).run(None, {})
+    wide = (np.repeat(array.astype(int), 16, axis=1) for array in (points, multipliers))
+    assert np.array_equal(found.T, (integers - next(wide)) * next(wide))
 
 
 def test_eight_bits_are_moved_up_to_the_zero_point_that_the_operator_assumes() -> None:
