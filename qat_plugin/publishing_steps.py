@@ -17,6 +17,7 @@ def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False
     from qat_plugin.evaluation.results import read_results
     from qat_plugin.publishing import write_card
 
+    check_is_measured(recipe)
     say("card", f"from {workspace.results_file}")
     check_normalizer(recipe, workspace, read_results(workspace.results_file))
     path = write_card(
@@ -27,6 +28,16 @@ def card(recipe: Recipe, workspace: Workspace, *, allow_unverified: bool = False
         allow_unverified=allow_unverified,
     )
     say("card", f"written: {path}")
+
+
+def check_is_measured(recipe: Recipe) -> None:
+    """Refuse with `RecipeError` a recipe whose `arms` lack what is trained: there is no card of anything else."""
+    arms = recipe.evaluation.arms
+    if TRAINED not in arms:
+        raise RecipeError(
+            f"arms is {', '.join(arms)}: a card is that of the trained arm; add {TRAINED!r}, or compare without training by the "
+            "steps 'export' and 'evaluate'"
+        )
 
 
 def check_normalizer(recipe: Recipe, workspace: Workspace, results: Mapping[str, Any]) -> None:
@@ -94,10 +105,13 @@ def push(
     )
     if space:
         publishing.push_space(
+            workspace.onnx(TRAINED),
             workspace.card,
             args.hub_model_id,
             dry_run=dry_run,
             revision=args.hub_revision,
             token=args.hub_token,
             publishing=_publishing(recipe),
+            allow_unverified=allow_unverified,
+            allow_unmeasured=allow_unmeasured,
         )

@@ -181,6 +181,11 @@ def _validation(v: Values) -> Iterator[str]:
             f"metric_for_best_model is {quote(metric)} and greater_is_better is true: the worst checkpoint would count as the "
             "best; leave the latter out"
         )
+    if is_of_errors(metric) and not v["predict_with_generate"]:
+        yield (
+            f"metric_for_best_model is {quote(metric)} and predict_with_generate is false: without transcripts there are no "
+            'errors to count; set the latter to true, or the metric to "loss"'
+        )
 
 
 def _quantization(v: Values) -> Iterator[str]:

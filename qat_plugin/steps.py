@@ -17,7 +17,7 @@ from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, need
 from qat_plugin.data.languages import language_code
 from qat_plugin.errors import WorkspaceError
 from qat_plugin.files import PARITY_FILE, sha256_of
-from qat_plugin.publishing_steps import card, check_normalizer
+from qat_plugin.publishing_steps import card, check_is_measured, check_normalizer
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.recipe_checks import WINDOW
 from qat_plugin.recipe_loading import recipe_to_dict, save_recipe
@@ -32,7 +32,8 @@ _UNDECIDING = (
     "output_dir", "logging_", "log_", "save_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub",
     "disable_tqdm", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "resume_from_checkpoint", "ddp_", "do_", "overwrite_", "skip_memory_metrics",
-    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "use_cpu", "tf32",
+    "local_rank", "enable_jit_checkpoint", "per_device_eval_batch_size", "eval_accumulation_steps", "predict_with_generate",
+    "gradient_checkpointing", "activation_checkpointing", "use_cpu", "tf32",
 )  # fmt: skip
 
 _TRAINING_STEPS = {TRAINED: "train", FINE_TUNED: "train_fp-ft"}
@@ -115,7 +116,7 @@ def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
 def export(recipe: Recipe, workspace: Workspace) -> None:
     """Write and verify the ONNX of every arm."""
     for arm in recipe.evaluation.arms:
-        inputs = {"arm": arm, "parity_samples": recipe.evaluation.parity_samples, **training_inputs(recipe)}
+        inputs = _export_inputs(recipe, arm)
         if workspace.is_done(f"export_{arm}", inputs):
             if _is_as_exported(workspace.onnx(arm), verified=not ARMS[arm].onnxruntime):
                 say("export", f"{arm}: done already: {workspace.onnx(arm)}")
@@ -130,6 +131,10 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
         say("export", f"{arm}: ONNX from {workspace.checkpoint(arm)}, {checks}")
         with workspace.step(f"export_{arm}", inputs):
             _export_arm(recipe, workspace, arm)
+
+
+def _export_inputs(recipe: Recipe, arm: str) -> dict[str, Any]:
+    return {"arm": arm, "parity_samples": recipe.evaluation.parity_samples, **training_inputs(recipe)}
 
 
 def _is_as_exported(folder: Path, *, verified: bool) -> bool:
@@ -197,11 +202,20 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
     from qat_plugin.evaluation.report import render_table
     from qat_plugin.evaluation.results import read_results
 
-    evaluation = recipe.evaluation
+    evaluation, decided = recipe.evaluation, training_inputs(recipe)
     for arm in evaluation.arms:
         if not workspace.onnx(arm).is_dir():
             raise WorkspaceError(f"{workspace.onnx(arm)} does not exist: run the step 'export' first")
+        # A training in this folder is of this recipe, but arms that need none may have been exported by another.
+        differences = workspace.differences(f"export_{arm}", _export_inputs(recipe, arm), besides=("parity_samples",))
+        if differences:
+            raise WorkspaceError(
+                f"{workspace.onnx(arm)} was exported with other values of\n  "
+                + "\n  ".join(differences)
+                + "\nrun the step 'export' again, or restore them"
+            )
     inputs = {
+        **decided,
         **dataclasses.asdict(evaluation),
         **_export_states(workspace, evaluation.arms),
         **_test_speech(recipe),
@@ -216,7 +230,7 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         with workspace.alone("evaluate"):
             # Figures of an earlier evaluation must not pass for this one's if it is interrupted; transcripts are kept.
             workspace.results_file.unlink(missing_ok=True)
-            with workspace.step("evaluate", inputs):
+            with workspace.step("evaluate", inputs, keeps_work=True):
                 corpora, overlap = _measure(recipe, workspace)
                 costs = _measure_costs(recipe, workspace, corpora[0])
             _write_results(recipe, workspace, corpora, costs, overlap)
@@ -339,9 +353,13 @@ def _write_report(workspace: Workspace, results: dict[str, Any]) -> None:
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:
-    """Everything but the push. What evaluation would refuse is refused before hours of training."""
+    """Everything but the push. What evaluation would refuse is refused before hours of training.
+
+    Raises `RecipeError` when `arms` lacks what is trained.
+    """
     from qat_plugin.training.run import check_overlap
 
+    check_is_measured(recipe)
     if not workspace.is_done(_TRAINING_STEPS[TRAINED], training_inputs(recipe)):
         check_overlap(recipe, _test_corpora(recipe))
     steps: list[Callable[[Recipe, Workspace], Any]] = [train, export, evaluate, card]

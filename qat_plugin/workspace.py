@@ -27,7 +27,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,22 +115,32 @@ class Workspace:
         """Let it be as if `step` had never begun."""
         self._write({name: entry for name, entry in self._read().items() if name != step})
 
-    def differences(self, step: str, inputs: dict[str, Any]) -> list[str]:
-        """Fields that decided `step` before and are others now, as 'name: before → now'; empty when it never began."""
+    def differences(self, step: str, inputs: dict[str, Any], besides: Collection[str] = ()) -> list[str]:
+        """Fields that decided `step` before and are others now, as 'name: before → now', `besides` those; empty when it never
+        began."""
         entry = self._read().get(step)
         if entry is None or entry["inputs"] == fingerprint(inputs):
             return []
         before = entry["values"]
         names = sorted(set(before) | set(_plain(inputs)))
         now = _plain(inputs)
-        return [f"{n}: {before.get(n)!r} → {now.get(n)!r}" for n in names if before.get(n) != now.get(n)]
+        return [
+            f"{n}: {before.get(n)!r} → {now.get(n)!r}"
+            for n in names
+            if before.get(n) != now.get(n) and n not in besides
+        ]
 
     @contextlib.contextmanager
-    def step(self, name: str, inputs: dict[str, Any]) -> Iterator[None]:
-        """Record that `name` begins, and when the block ends without an error, that it is done and how long it took."""
+    def step(self, name: str, inputs: dict[str, Any], *, keeps_work: bool = False) -> Iterator[None]:
+        """Record that `name` begins, and when the block ends without an error, that it is done and how long it took.
+
+        The time of a run that was interrupted counts, too; with `keeps_work`, that of every earlier one, for what it did is
+        taken up again whatever the inputs.
+        """
         state = self._read()
         before = state.get(name)
-        spent = before["seconds"] if before and before["inputs"] == fingerprint(inputs) and not before["done"] else 0.0
+        is_same = before is not None and before["inputs"] == fingerprint(inputs) and not before["done"]
+        spent = before["seconds"] if before is not None and (is_same or keeps_work) else 0.0
         entry = {"done": False, "inputs": fingerprint(inputs), "values": _plain(inputs), "seconds": spent}
         self._write({**state, name: entry})
         start = time.perf_counter()

@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     "dataloader_persistent_workers": False, "eval_strategy": "no", "save_strategy": "steps", "logging_strategy": "steps",
     "bf16": False, "fp16": False, "hub_token": None,
     "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "resume_from_checkpoint": None, "push_to_hub": False,
-    "fsdp": None, "deepspeed": None, "metric_for_best_model": None, "greater_is_better": None,
+    "fsdp": None, "deepspeed": None, "metric_for_best_model": None, "greater_is_better": None, "predict_with_generate": True,
 }  # fmt: skip
 
 
@@ -55,6 +55,11 @@ def test_good_values_have_no_message() -> None:
             ['metric_for_best_model is "eval_wer" and greater_is_better is true: the worst checkpoint would count as the'],
         ),
         ({"metric_for_best_model": "hits", "greater_is_better": True}, []),
+        (
+            {"metric_for_best_model": "eval_wer", "predict_with_generate": False},
+            ['metric_for_best_model is "eval_wer" and predict_with_generate is false: without transcripts there are no'],
+        ),
+        ({"metric_for_best_model": "loss", "predict_with_generate": False}, []),
         ({"min_duration_in_seconds": 5.0, "max_duration_in_seconds": 5.0},
          ["min_duration_in_seconds is 5.0 and max_duration_in_seconds is 5.0: no clip is left; lower the first"]),
         ({"max_duration_in_seconds": 31.0}, ["max_duration_in_seconds is 31.0: it must be between 0 and 30"]),

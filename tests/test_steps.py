@@ -247,6 +247,9 @@ def test_a_training_argument_that_another_version_has_makes_no_other_run(recipe)
     assert training_inputs(loaded)["learning_rate"] == 1e-3
     # What arguments make of their own defaults differs between versions, too.
     assert not {"debug", "accelerator_config", "gradient_checkpointing"} & {*training_inputs(loaded)}
+    # And some copy a field that is set into one that others do not have.
+    saved = [load_recipe(str(recipe), ["--gradient_checkpointing", value]) for value in ("true", "false")]
+    assert training_inputs(saved[0]) == training_inputs(saved[1])
     newer.training.knows_more = True
     assert training_inputs(newer) != training_inputs(loaded)
 
@@ -259,6 +262,24 @@ def test_what_a_gpu_has_trained_is_measured_on_a_cpu(recipe):
     # Which a machine without such a GPU cannot be told.
     elsewhere.training.tf32 = True
     assert training_inputs(loaded) == training_inputs(elsewhere)
+
+
+def test_a_run_without_the_trained_arm_is_refused_before_it_trains(recipe, tmp_path, capsys):
+    assert main(["run", str(recipe), "--output_dir", str(tmp_path / "out"), "--arms", "fp", "ptq-rtn"]) == 1
+    assert "arms is fp, ptq-rtn: a card is that of the trained arm; add 'qat', or compare" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "train").exists()
+
+
+def test_arms_that_another_recipe_exported_are_not_measured_as_of_this_one(recipe, tmp_path, capsys):
+    """Without a training in the folder, which would tell."""
+    command = [str(recipe), "--output_dir", str(tmp_path / "out"), "--arms", "fp", "ptq-rtn"]
+    assert main(["export", *command]) == 0
+    assert main(["evaluate", *command, "--parity_samples", "1"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", *command, "--language", "italian"]) == 1
+    error = capsys.readouterr().err
+    assert "onnx/fp was exported with other values of" in error and "language: 'fr' → 'it'" in error
+    assert "run the step 'export' again" in error
 
 
 def test_export_before_training_says_what_to_do(recipe, tmp_path, capsys):

@@ -50,7 +50,10 @@ def test_an_interrupted_step_is_not_done_and_its_time_is_kept(tmp_path):
     with workspace.step("train", {"a": 1}):
         pass
     assert workspace.is_done("train", {"a": 1}) and workspace.seconds()["train"] >= 40.0
-    with workspace.step("train", {"a": 2}):  # other inputs: another piece of work
+    with workspace.step("train", {"a": 2}, keeps_work=True):  # what was done is taken up again
+        pass
+    assert workspace.seconds()["train"] >= 40.0
+    with workspace.step("train", {"a": 3}):  # other inputs: another piece of work
         pass
     assert workspace.seconds()["train"] < 40.0
 

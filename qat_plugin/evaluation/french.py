@@ -17,7 +17,7 @@ _CHARACTERS = str.maketrans(
 )  # fmt: skip
 
 # What stands behind 'M.' for monsieur: a name, a particle of one, or an office ('M. le maire').
-_NAMED = r"(?=[^\W\d_a-zà-ÿ]|(?:de|du|des|le|la|les) |[dl]')"
+_NAMED = r"(?=[^\W\d_a-zà-ÿ]|(?:de|du|des|le|la|les) |[dl]'|(?:et|ou) M(?:me|lle|M?\.|gr))"
 
 # Abbreviations whose capitals tell them from other words, and those that are none in any case.
 _ABBREVIATIONS = [

@@ -9,7 +9,7 @@
       "step_seconds": {step: seconds},              as given
       "environment": {cpu, cpu_flags, cores, architecture, system, python, packages: {name: version}},
       "settings": {language, task, normalizer, num_beams, loop_guard, long_form, batch_size, num_threads, max_target_positions,
-                   generation_config: {...},
+                   decoding_version, generation_config: {...},
                    bootstrap: {resamples, seed, confidence, method}},
       "arms": {ARM: {"format": "float32" | "int8" | "int4",
                      "bytes": int,                  of all files in the ONNX folder

@@ -104,7 +104,13 @@ def save_quantizer_state(
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / QUANTIZER_WEIGHTS)
     frozen = all(quantizer.frozen for quantizer, _ in parts.values())
     start = {} if started_from is None else {"started_from": started_from}
-    content = {"format_version": _FORMAT_VERSION, **asdict(config), **start, "scales_frozen": frozen, "layers": layers}
+    learned = [quantizer for quantizer, _ in parts.values() if quantizer.scale_offset is not None]
+    ratios = {quantizer.scale_learning_ratio for quantizer in learned if not quantizer.frozen}
+    content = {
+        **{"format_version": _FORMAT_VERSION, **asdict(config), **start, "scales_frozen": frozen},
+        **({"scale_learning_ratio": ratios.pop()} if ratios else {}),
+        "layers": layers,
+    }
     (folder / QUANTIZER_CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
 
 
@@ -125,6 +131,12 @@ def read_start(folder: str | Path) -> str | None:
     """Digest of the weights that a checkpoint's training began with; None where it does not say."""
     start: str | None = read_quantizer_json(folder).get("started_from")
     return start
+
+
+def read_scale_learning_ratio(folder: str | Path) -> float | None:
+    """What the learning rate of the scales was over the optimizer's; None where they stood still."""
+    ratio: float | None = read_quantizer_json(folder).get("scale_learning_ratio")
+    return ratio
 
 
 def read_quantizer_json(folder: str | Path) -> dict[str, Any]:

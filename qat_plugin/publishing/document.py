@@ -18,7 +18,7 @@ from qat_plugin.publishing.privacy import hub_id, public_results
 # The fields of a recipe that decide the model or its figures, in the order in which a card shows them.
 SHOWN_FIELDS = (
     "model_name_or_path", "model_revision", "language", "task", "encoder_context", "freeze_encoder",
-    "train_corpora", "train_data", "max_train_samples", "sample_seed", "min_duration_in_seconds",
+    "train_corpora", "train_data", "streaming", "max_train_samples", "sample_seed", "min_duration_in_seconds",
     "max_duration_in_seconds", "max_label_length", "join_to_seconds", "speed_perturbation",
     "target", "group_size", "skip_modules", "int8_modules", "hot_tokens", "weight_observer", "calibration_samples",
     "initial_rounding", "learned_scales",
@@ -26,19 +26,23 @@ SHOWN_FIELDS = (
     "teacher_model_name_or_path", "distillation_temperature", "ce_weight", "kl_weight", "encoder_weight",
     "decoder_weight", "pseudo_labels",
     "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-    "lr_scheduler_type", "warmup_steps", "optim", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm", "label_smoothing_factor",
-    "bf16", "fp16", "gradient_checkpointing", "seed",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
+    "max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "gradient_checkpointing", "seed", "data_seed",
+    "load_best_model_at_end", "metric_for_best_model", "validation_data", "eval_strategy", "eval_steps", "save_strategy", "save_steps",
     "corpora", "test_data", "arms", "max_eval_samples", "min_eval_words", "normalizer", "eval_num_beams",
     "loop_guard", "long_form", "eval_batch_size", "bootstrap_resamples", "parity_samples", "num_threads",
     "model_license", "model_title", "base_model",
 )  # fmt: skip
+
+# Of those, what decides nothing unless the best checkpoint is gone back to.
+_CHOOSING_FIELDS = SHOWN_FIELDS[SHOWN_FIELDS.index("load_best_model_at_end") : SHOWN_FIELDS.index("corpora")]
 
 PUBLISHING_FIELDS = ("model_license", "model_title", "base_model", "hub_model_id")
 """The fields of a recipe that decide how a model is presented: whoever publishes gives them, not the evaluation."""
 
 _MODEL_FIELDS = ("model_name_or_path", "teacher_model_name_or_path")
 _NAME_FIELDS = ("train_corpora", "corpora")
-_PATH_FIELDS = ("train_data", "test_data")
+_PATH_FIELDS = ("train_data", "validation_data", "test_data")
 _DEFINITION_FIELDS = ("source", "config", "split", "revision", "task_id", "license", "description")
 
 
@@ -121,7 +125,9 @@ def card_document(
             for name, corpus in published["corpora"].items()
         },
         "recipe": {
-            name: _public(name, recipe[name], names, hub_ids) for name in SHOWN_FIELDS if _is_set(recipe.get(name))
+            name: _public(name, recipe[name], names, hub_ids)
+            for name in SHOWN_FIELDS
+            if _is_set(recipe.get(name)) and (recipe.get("load_best_model_at_end") or name not in _CHOOSING_FIELDS)
         },
         "base_model": {"hub_id": base, "name": base or Path(model).name},
         "repo_id": recipe.get("hub_model_id"),
@@ -199,7 +205,7 @@ def _with_insertion_rate(measurements: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_set(value: Any) -> bool:
-    return value is not None and value != []
+    return value is not None and value != [] and value != {}
 
 
 def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], hub_ids: Mapping[str, str | None]) -> Any:

@@ -16,7 +16,6 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from qat_plugin.errors import PublishError
-from qat_plugin.publishing.document import presented
 from qat_plugin.publishing.files import card_as_published, checked_files, is_publication, planned, read_document
 from qat_plugin.publishing.hub import PushReport, check_repo_id, find_token, plan, send
 from qat_plugin.publishing.space import render_page, render_space_card
@@ -86,6 +85,7 @@ def _check_overwritten(report: PushReport) -> None:
 
 
 def push_space(
+    folder: str | Path,
     card_folder: str | Path,
     repo_id: str,
     *,
@@ -93,6 +93,8 @@ def push_space(
     revision: str | None = None,
     token: str | None = None,
     publishing: Mapping[str, Any] = MappingProxyType({}),
+    allow_unverified: bool = False,
+    allow_unmeasured: bool = False,
 ) -> PushReport:
     """Make or renew the static Space `repo_id`, whose page runs the model `repo_id` in its visitors' browsers.
 
@@ -101,7 +103,10 @@ def push_space(
     visitors' browsers could not load it.
     """
     check_repo_id(repo_id)
-    document = presented(read_document(Path(card_folder)), {**publishing, "hub_model_id": repo_id})
+    presentation = {**publishing, "hub_model_id": repo_id}
+    allowed = {"allow_unverified": allow_unverified, "allow_unmeasured": allow_unmeasured}
+    with card_as_published(Path(folder), Path(card_folder), presentation, **allowed) as card:
+        document = read_document(card)
     token = find_token(token, required=not dry_run)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:

@@ -37,8 +37,8 @@ from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scal
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.fake_quant.positions import sharpen_positions
 from qat_plugin.fake_quant.processes import take_from_first
-from qat_plugin.fake_quant.requirements import check_no_adapters, check_trainable
-from qat_plugin.fake_quant.state import read_start, weights_digest
+from qat_plugin.fake_quant.requirements import check_full_precision, check_no_adapters, check_trainable
+from qat_plugin.fake_quant.state import read_scale_learning_ratio, read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
 
 InitialRounding = Literal["nearest", "gptq"]
@@ -56,7 +56,8 @@ class QATCallback(TrainerCallback):
         trainer = Seq2SeqTrainer(model=model, ..., callbacks=[QATCallback("int4")])
 
     It prepares the model when the trainer is made (before the optimizer), saves the quantizers into each checkpoint and
-    restores them when training resumes. Evaluation and generation compute what would ship: quantized, silence folded. After
+    restores them when training resumes (with another Trainer than `QATTrainer`, from a checkpoint in its own `output_dir`).
+    Evaluation and generation compute what would ship: quantized, silence folded. After
     training, `finish(model, folder)` writes the checkpoint to export.
 
     Args:
@@ -109,6 +110,7 @@ class QATCallback(TrainerCallback):
                 "`calibration_batches` (the recipe's calibration_samples)"
             )
         self.restored = False
+        self._restored_ratio: float | None = None
         self._started_from: str | None = None
         self._loss: TrainingLoss | None = None
 
@@ -180,10 +182,21 @@ class QATCallback(TrainerCallback):
             raise QuantizationError(
                 f"learning_rate is {args.learning_rate}: quantization-aware training needs one above 0"
             )
-        set_scale_learning_ratio(model, self.scale_learning_rate / args.learning_rate)
+        if 0 < state.max_steps <= self.fake_quant_start_step:
+            raise QuantizationError(
+                f"fake_quant_start_step is {self.fake_quant_start_step} and training ends at step {state.max_steps}: nothing would "
+                "be trained quantized; lower the first"
+            )
+        ratio = self.scale_learning_rate / args.learning_rate
+        set_scale_learning_ratio(model, ratio)
         if state.global_step > 0:
             if not self.restored:
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            if self._restored_ratio not in (None, ratio):
+                raise QuantizationError(
+                    f"scale_learning_rate over learning_rate is {ratio:g}, and the checkpoint was trained with "
+                    f"{self._restored_ratio:g}, without which its scales are others: change both by the same factor, or neither"
+                )
         else:
             # One for all: each process may have calibration batches of its own, as of a stream.
             if state.is_world_process_zero:
@@ -248,11 +261,18 @@ class QATCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add the terms of the loss to the log."""
-        if self._loss is not None and logs is not None and "loss" in logs:
-            means = {name: round(value, 6) for name, value in self._loss.pop_means().items()}
-            logs.update(means)
-            state.log_history[-1].update(means)
+        """Add the terms of the loss to the log, where `QATTrainer` has not: what reports to TensorBoard and the like is told
+        before this callback is."""
+        if logs is not None:
+            terms = self.loss_terms(logs)
+            logs.update(terms)
+            state.log_history[-1].update(terms)
+
+    def loss_terms(self, logs: dict[str, float]) -> dict[str, float]:
+        """The mean of each term of the loss since it was asked for last, if these `logs` have the loss."""
+        if self._loss is None or "loss" not in logs:
+            return {}
+        return {name: round(value, 6) for name, value in self._loss.pop_means().items()}
 
     def calibrate(
         self, model: WhisperForConditionalGeneration, device: torch.device, search: ScaleSearch = search_mse
@@ -286,11 +306,16 @@ class QATCallback(TrainerCallback):
             return
         self._check_start(model, checkpoint)
         load_quantizer_state(model, checkpoint, training=True)
+        self._restored_ratio = read_scale_learning_ratio(checkpoint)
         self.restored = True
 
     def finish(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
-        """Fold the weights and write the checkpoint that `export` reads: vanilla files, quantizers beside them."""
+        """Fold the weights and write the checkpoint that `export` reads: vanilla files, quantizers beside them.
+
+        Raises `QuantizationError` when the model is in half precision meanwhile, as `bf16_full_eval` leaves it.
+        """
         if self.quantizer is not None:
+            check_full_precision(model)
             set_fake_quant_in_training(model, True)
             fold(model)
             self.save(model, folder)

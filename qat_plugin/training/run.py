@@ -38,7 +38,7 @@ from qat_plugin.fake_quant import QuantizerConfig
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
 from qat_plugin.memory import freed_memory_kept, return_freed_memory
 from qat_plugin.models import check_can_be_exported, load_fake_quant, load_processor, load_whisper
-from qat_plugin.prompt import is_multilingual, language_and_task
+from qat_plugin.prompt import is_multilingual, language_and_task, up_to_limit
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.callback import QATCallback
 from qat_plugin.training.distillation import LossWeights, check_teacher
@@ -83,6 +83,8 @@ def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, Whisper
     # Generation asks for them by keyword; a list of forced ids beside that is refused by transformers.
     model.generation_config.forced_decoder_ids = None
     model.config.forced_decoder_ids = None
+    # The exported files write as far as evaluation lets every arm write.
+    model.generation_config = up_to_limit(model.generation_config, limit)
     if asked:
         model.generation_config.language = model_args.language
         model.generation_config.task = model_args.task
@@ -271,7 +273,9 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         eval_dataset=validation,
         data_collator=speech.collator,
         processing_class=processor,
-        compute_metrics=compute_metrics_fn(processor.tokenizer, recipe.evaluation.normalizer),
+        compute_metrics=compute_metrics_fn(processor.tokenizer, recipe.evaluation.normalizer)
+        if args.predict_with_generate
+        else None,
     )
 
 

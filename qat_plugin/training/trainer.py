@@ -93,6 +93,10 @@ class QATTrainer(Seq2SeqTrainer):
             )
         return step
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's, with the terms of the loss."""
+        super().log({**logs, **self.qat.loss_terms(logs)}, *args, **kwargs)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         self.qat.save(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)

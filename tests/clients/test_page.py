@@ -56,7 +56,7 @@ def test_a_visitor_sees_the_text_and_the_time(
     hub.patch(monkeypatch)
     model, card_folder = make_model(tmp_path, target)
     push(model, card_folder, REPO)
-    push_space(card_folder, REPO)
+    push_space(model, card_folder, REPO)
     space = tmp_path / "space"
     space.mkdir()
     for name, content in hub.files(REPO, repo_type="space").items():

@@ -61,6 +61,8 @@ def test_letters(text: str, expected: str) -> None:
     [
         ("M. Dupont et MM. Martin", "monsieur dupont et messieurs martin"),
         ("M. Écoute", "monsieur écoute"),
+        ("M. et Mme Dupont, M. ou Mlle Martin, M. et M. Roy", "monsieur et madame dupont monsieur ou mademoiselle martin monsieur et monsieur roy"),
+        ("la ligne M. et elle", "la ligne m et elle"),
         ("Bonjour. M. Dupont", "bonjour monsieur dupont"),
         ("A. M. Dupont", "a m dupont"),
         ("la ligne M. elle", "la ligne m elle"),

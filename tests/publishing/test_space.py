@@ -35,7 +35,7 @@ def settings_of(page: str) -> dict[str, Any]:
 
 def test_a_static_space_of_two_files_comes_to_be(online: Hub, onnx_folders: dict[str, Path], card_folder: Path) -> None:
     push(onnx_folders["qat"], card_folder, REPO, revision="v2")
-    report = push_space(card_folder, REPO, revision="v2")
+    report = push_space(onnx_folders["qat"], card_folder, REPO, revision="v2")
     assert report.commit_url is not None and report.commit_url.startswith(online.endpoint)
     files = online.files(REPO, repo_type="space")
     assert set(files) == {".gitattributes", "README.md", "index.html"}
@@ -46,17 +46,43 @@ def test_a_static_space_of_two_files_comes_to_be(online: Hub, onnx_folders: dict
     assert settings["model"] == REPO and settings["options"]["revision"] == "v2"
     assert settings["library"] == TRANSFORMERS_JS
     # Again, nothing is new; and what is, takes the place of the earlier page.
-    assert push_space(card_folder, REPO, revision="v2").commit_url is None
-    assert push_space(card_folder, REPO, revision="v2", publishing={"model_title": "Écoute"}).commit_url is not None
+    assert push_space(onnx_folders["qat"], card_folder, REPO, revision="v2").commit_url is None
+    assert (
+        push_space(
+            onnx_folders["qat"], card_folder, REPO, revision="v2", publishing={"model_title": "Écoute"}
+        ).commit_url
+        is not None
+    )
     assert online.unknown == []
 
 
 def test_a_dry_run_shows_it_and_sends_nothing(
-    online: Hub, card_folder: Path, capsys: pytest.CaptureFixture[str]
+    online: Hub, onnx_folders: dict[str, Path], card_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    push_space(card_folder, REPO, dry_run=True)
+    push_space(onnx_folders["qat"], card_folder, REPO, dry_run=True)
     assert f"spaces/{REPO} (public), revision main: repo will be created" in capsys.readouterr().out
     assert online.repos == {}
+
+
+def test_the_page_says_what_the_card_does_of_files_that_were_not_verified_or_not_measured(
+    online: Hub, onnx_folders: dict[str, Path], card_folder: Path, tmp_path: Path
+) -> None:
+    folder = onnx_folders["qat"]
+    graph = folder / "encoder_model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    allowed = {"allow_unverified": True, "allow_unmeasured": True}
+    with pytest.raises(PublishError, match="the parity gate passed on"):
+        push_space(folder, card_folder, REPO)
+    push(folder, card_folder, REPO, **allowed)
+    push_space(folder, card_folder, REPO, **allowed)
+    publish_to_folder(folder, card_folder, tmp_path / "published", page=True, **allowed)
+    pages = (
+        online.files(REPO, repo_type="space")["index.html"].decode(),
+        (tmp_path / "published/index.html").read_text(),
+    )
+    for page in pages:
+        assert "Not verified. The check against the trained model was not run on these files" in page
+        assert "Not measured: the figures below are of other files than these, encoder_model.onnx." in page
 
 
 @pytest.mark.parametrize("private", [None, True])
@@ -67,7 +93,7 @@ def test_a_model_that_visitors_cannot_load_gets_no_page(
         push(onnx_folders["qat"], card_folder, REPO, private=True)
     state, mend = ("private", "make it public") if private else ("not there", "push it first")
     with pytest.raises(PublishError, match=f"{REPO} at main is {state}: a Space needs a public model, {mend}"):
-        push_space(card_folder, REPO)
+        push_space(onnx_folders["qat"], card_folder, REPO)
     assert ("space", REPO) not in online.repos
 
 
@@ -89,7 +115,7 @@ def test_a_space_of_that_name_is_not_written_over(
     before = online.files(REPO, repo_type="space")
     for dry_run in (True, False):
         with pytest.raises(PublishError, match=f"spaces/{REPO} exists and {says}"):
-            push_space(card_folder, REPO, dry_run=dry_run)
+            push_space(onnx_folders["qat"], card_folder, REPO, dry_run=dry_run)
     assert online.files(REPO, repo_type="space") == before
 
 

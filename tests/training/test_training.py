@@ -12,6 +12,7 @@ from transformers import (
     GenerationConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TrainerCallback,
     TrainerControl,
     TrainerState,
     WhisperConfig,
@@ -231,6 +232,52 @@ def test_resuming_with_another_group_size_names_the_layer(tiny_whisper_dir, tmp_
     other = make_trainer(tiny_whisper_dir, tmp_path, qat=QATCallback(QuantizerConfig("int4", 16)))
     with pytest.raises(QuantizationError, match=r"the scale of model\.\S+ has shape \(\d+, \d+\), the model needs"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_resuming_with_other_rates_does_not_move_the_scales(tiny_whisper_dir, tmp_path):
+    make_trainer(tiny_whisper_dir, tmp_path).train()
+    checkpoint = str(tmp_path / "checkpoint-2")
+    with pytest.raises(
+        QuantizationError, match=r"over learning_rate is 1, and the checkpoint was trained with 0\.5, .*same factor"
+    ):
+        make_trainer(tiny_whisper_dir, tmp_path, learning_rate=5e-4).train(resume_from_checkpoint=checkpoint)
+    halved = QATCallback("int4", loss_weights=DISTILLATION, scale_learning_rate=2.5e-4)
+    make_trainer(tiny_whisper_dir, tmp_path, qat=halved, learning_rate=5e-4).train(resume_from_checkpoint=checkpoint)
+    # No scale is learned, so none has a rate.
+    fixed = {"qat": QATCallback(QuantizerConfig("int4", 32, learned_scales=False))}
+    make_trainer(tiny_whisper_dir, tmp_path / "fixed", **fixed).train()
+    make_trainer(tiny_whisper_dir, tmp_path / "fixed", **fixed, learning_rate=5e-4).train(
+        resume_from_checkpoint=str(tmp_path / "fixed" / "checkpoint-2")
+    )
+
+
+def test_quantization_that_would_begin_after_the_end_is_refused(tiny_whisper_dir, tmp_path):
+    qat = QATCallback("int4", fake_quant_start_step=4)
+    with pytest.raises(QuantizationError, match="fake_quant_start_step is 4 and training ends at step 4"):
+        make_trainer(tiny_whisper_dir, tmp_path, qat=qat, max_steps=-1, num_train_epochs=1.0).train()
+
+
+def test_half_precision_that_an_evaluation_left_is_not_folded(tiny_whisper_dir, tmp_path):
+    trainer = make_trainer(tiny_whisper_dir, tmp_path, max_steps=1)
+    trainer.train()
+    trainer.model.to(torch.bfloat16)  # as the Trainer does for bf16_full_eval
+    with pytest.raises(QuantizationError, match="is torch.bfloat16"):
+        trainer.qat.finish(trainer.model, tmp_path / "finished")
+    assert not (tmp_path / "finished").exists()
+
+
+def test_what_reports_of_the_training_are_told_has_the_terms_of_the_loss(tiny_whisper_dir, tmp_path):
+    told = []
+
+    class Board(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            told.append(dict(logs))
+
+    trainer = make_trainer(tiny_whisper_dir, tmp_path, max_steps=2)
+    trainer.callback_handler.callbacks.insert(0, Board())  # where the Trainer has those of `report_to`
+    trainer.train()
+    assert [{"loss_ce", "loss_kl"} <= logs.keys() for logs in told if "loss" in logs] == [True, True]
+    assert all("loss_kl" in entry for entry in trainer.state.log_history if "loss" in entry)
 
 
 def test_only_whisper_is_trained(tmp_path):
