@@ -199,6 +199,7 @@ def _in_turn(sources: list[Any]) -> Iterator[Any]:
 
 def evaluate(recipe: Recipe, workspace: Workspace) -> None:
     """Measure every arm on every test corpus, one after the other, and write results, report and plots."""
+    from qat_plugin.evaluation.decoder import DECODING_VERSION
     from qat_plugin.evaluation.report import render_table
     from qat_plugin.evaluation.results import read_results
 
@@ -215,7 +216,7 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
                 + "\nrun the step 'export' again, or restore them"
             )
     inputs = {
-        **decided,
+        **{**decided, "decoding_version": DECODING_VERSION},
         **dataclasses.asdict(evaluation),
         **_export_states(workspace, evaluation.arms),
         **_test_speech(recipe),

@@ -134,8 +134,8 @@ class Workspace:
     def step(self, name: str, inputs: dict[str, Any], *, keeps_work: bool = False) -> Iterator[None]:
         """Record that `name` begins, and when the block ends without an error, that it is done and how long it took.
 
-        The time of a run that was interrupted counts, too; with `keeps_work`, that of every earlier one, for what it did is
-        taken up again whatever the inputs.
+        The time of a run that was interrupted counts, too; with `keeps_work`, that of every earlier one, whatever its inputs, for
+        what it did may be taken up again.
         """
         state = self._read()
         before = state.get(name)

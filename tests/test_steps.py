@@ -171,6 +171,9 @@ def test_files_that_were_changed_by_hand_are_neither_taken_for_exported_nor_for_
     command = [str(recipe), "--output_dir", str(own)]
     monkeypatch.setattr("qat_plugin.steps._measure", stop)
     assert main(["evaluate", *command]) == 0
+    with monkeypatch.context() as other:
+        other.setattr("qat_plugin.evaluation.decoder.DECODING_VERSION", 0)
+        assert main(["evaluate", *command, "--output_dir", str(shutil.copytree(own, tmp_path / "older"))]) == 1
     graph = own / "onnx" / "qat" / "decoder_model_merged.onnx"
     before = graph.read_bytes()
     graph.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))

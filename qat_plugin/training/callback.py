@@ -7,6 +7,7 @@ The schedule is calibrate → fake quantization on at a step → scales frozen a
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -192,7 +193,7 @@ class QATCallback(TrainerCallback):
         if state.global_step > 0:
             if not self.restored:
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-            if self._restored_ratio not in (None, ratio):
+            if self._restored_ratio is not None and not math.isclose(self._restored_ratio, ratio, rel_tol=1e-6):
                 raise QuantizationError(
                     f"scale_learning_rate over learning_rate is {ratio:g}, and the checkpoint was trained with "
                     f"{self._restored_ratio:g}, without which its scales are others: change both by the same factor, or neither"

@@ -95,7 +95,9 @@ class QATTrainer(Seq2SeqTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, with the terms of the loss."""
-        super().log({**logs, **self.qat.loss_terms(logs)}, *args, **kwargs)
+        # In place, as the Trainer adds the epoch to what `evaluate` and `train` return.
+        logs.update(self.qat.loss_terms(logs))
+        super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
