@@ -235,15 +235,16 @@ def test_resuming_with_another_group_size_names_the_layer(tiny_whisper_dir, tmp_
 
 
 def test_resuming_with_other_rates_does_not_move_the_scales(tiny_whisper_dir, tmp_path):
-    make_trainer(tiny_whisper_dir, tmp_path).train()
+    make_trainer(tiny_whisper_dir, tmp_path, learning_rate=3e-4).train()
     checkpoint = str(tmp_path / "checkpoint-2")
     with pytest.raises(
-        QuantizationError, match=r"over learning_rate is 1, and the checkpoint was trained with 0\.5, .*same factor"
+        QuantizationError, match=r"over learning_rate is 1, and the checkpoint was trained with 1\.66667, .*same factor"
     ):
         make_trainer(tiny_whisper_dir, tmp_path, learning_rate=5e-4).train(resume_from_checkpoint=checkpoint)
-    # Whatever rounding makes of the ratio: 0.7 * 5e-4 over 0.7 * 1e-3 is not 0.5.
-    slower = QATCallback("int4", loss_weights=DISTILLATION, scale_learning_rate=0.7 * 5e-4)
-    make_trainer(tiny_whisper_dir, tmp_path, qat=slower, learning_rate=0.7 * 1e-3).train(
+    # Whatever rounding makes of the ratio.
+    assert 0.2 * 5e-4 / (0.2 * 3e-4) != 5e-4 / 3e-4
+    slower = QATCallback("int4", loss_weights=DISTILLATION, scale_learning_rate=0.2 * 5e-4)
+    make_trainer(tiny_whisper_dir, tmp_path, qat=slower, learning_rate=0.2 * 3e-4).train(
         resume_from_checkpoint=checkpoint
     )
     # No scale is learned, so none has a rate.
