@@ -115,15 +115,16 @@ def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
 
 def export(recipe: Recipe, workspace: Workspace) -> None:
     """Write and verify the ONNX of every arm."""
+    decided = training_inputs(recipe)
     for arm in recipe.evaluation.arms:
-        inputs = _export_inputs(recipe, arm)
+        inputs = _export_inputs(recipe, arm, decided)
         if workspace.is_done(f"export_{arm}", inputs):
             if _is_as_exported(workspace.onnx(arm), verified=not ARMS[arm].onnxruntime):
                 say("export", f"{arm}: done already: {workspace.onnx(arm)}")
                 continue
             say("export", f"{arm}: {workspace.onnx(arm)} no longer holds what was written there")
         trained = FINE_TUNED if ARMS[arm].fine_tuned else TRAINED if arm == TRAINED else None
-        if trained is not None and not workspace.is_done(_TRAINING_STEPS[trained], training_inputs(recipe)):
+        if trained is not None and not workspace.is_done(_TRAINING_STEPS[trained], decided):
             raise WorkspaceError(
                 f"{workspace.checkpoint(trained)} holds no finished training: run the step 'train' first"
             )
@@ -133,8 +134,9 @@ def export(recipe: Recipe, workspace: Workspace) -> None:
             _export_arm(recipe, workspace, arm)
 
 
-def _export_inputs(recipe: Recipe, arm: str) -> dict[str, Any]:
-    return {"arm": arm, "parity_samples": recipe.evaluation.parity_samples, **training_inputs(recipe)}
+def _export_inputs(recipe: Recipe, arm: str, decided: dict[str, Any]) -> dict[str, Any]:
+    """What decides the files of an arm; `decided` are the `training_inputs`, the same for all."""
+    return {"arm": arm, "parity_samples": recipe.evaluation.parity_samples, **decided}
 
 
 def _is_as_exported(folder: Path, *, verified: bool) -> bool:
@@ -208,7 +210,9 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         if not workspace.onnx(arm).is_dir():
             raise WorkspaceError(f"{workspace.onnx(arm)} does not exist: run the step 'export' first")
         # A training in this folder is of this recipe, but arms that need none may have been exported by another.
-        differences = workspace.differences(f"export_{arm}", _export_inputs(recipe, arm), besides=("parity_samples",))
+        differences = workspace.differences(
+            f"export_{arm}", _export_inputs(recipe, arm, decided), besides=("parity_samples",)
+        )
         if differences:
             raise WorkspaceError(
                 f"{workspace.onnx(arm)} was exported with other values of\n  "
@@ -216,7 +220,8 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
                 + "\nrun the step 'export' again, or restore them"
             )
     inputs = {
-        **{**decided, "decoding_version": DECODING_VERSION},
+        "decoding_version": DECODING_VERSION,
+        **decided,
         **dataclasses.asdict(evaluation),
         **_export_states(workspace, evaluation.arms),
         **_test_speech(recipe),

@@ -139,8 +139,8 @@ class Workspace:
         """
         state = self._read()
         before = state.get(name)
-        is_same = before is not None and before["inputs"] == fingerprint(inputs) and not before["done"]
-        spent = before["seconds"] if before is not None and (is_same or keeps_work) else 0.0
+        goes_on = before and (keeps_work or (before["inputs"] == fingerprint(inputs) and not before["done"]))
+        spent = before["seconds"] if before and goes_on else 0.0
         entry = {"done": False, "inputs": fingerprint(inputs), "values": _plain(inputs), "seconds": spent}
         self._write({**state, name: entry})
         start = time.perf_counter()

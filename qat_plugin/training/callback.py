@@ -58,8 +58,8 @@ class QATCallback(TrainerCallback):
 
     It prepares the model when the trainer is made (before the optimizer), saves the quantizers into each checkpoint and
     restores them when training resumes (with another Trainer than `QATTrainer`, from a checkpoint in its own `output_dir`).
-    Evaluation and generation compute what would ship: quantized, silence folded. After
-    training, `finish(model, folder)` writes the checkpoint to export.
+    Evaluation and generation compute what would ship: quantized, silence folded. After training, `finish(model, folder)`
+    writes the checkpoint to export.
 
     Args:
         quantizer: a target ("int8", "int4"), a `QuantizerConfig`, or None for float: the same training without fake
