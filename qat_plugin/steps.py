@@ -73,6 +73,10 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     groups: list[Any] = [recipe.model, recipe.quantization, recipe.distillation]
     inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
     inputs |= {**training_speech(recipe.data), "language": language_code(recipe.model.language)}
+    # Left out where there are none: runs that began before recipes knew them go on.
+    others = inputs.pop("pseudo_label_languages")
+    if others:
+        inputs["pseudo_label_languages"] = [language_code(name) for name in others]
     # Of the Trainer's own fields those that the recipe sets: another version of transformers has others, or other defaults, and
     # the run is the same. Beside arguments of which nothing is set, for some fields are changed when they are made.
     unset = type(recipe.training)(output_dir="unset").to_dict()
@@ -148,7 +152,8 @@ def _is_as_exported(folder: Path, *, verified: bool) -> bool:
 
 def _export_arm(recipe: Recipe, workspace: Workspace, name: str) -> None:
     from qat_plugin.export import export_rival, export_verified
-    from qat_plugin.training.run import calibration_features, encoder_context, run_ptq, save_float_arm
+    from qat_plugin.training.run import calibration_features, run_ptq, save_float_arm
+    from qat_plugin.training.speech import encoder_context
 
     checkpoint, arm = workspace.checkpoint(name), ARMS[name]
     if name in (FLOAT, FLOAT_FOLDED) or arm.onnxruntime:

@@ -81,6 +81,10 @@ class TeacherLabels:
             self._inputs = {**inputs, **_decisive(teacher, dataset)}
         self._texts = _read_cache(cache, self._inputs)
 
+    def __len__(self) -> int:
+        """Number of samples, with a label or without."""
+        return len(self._dataset)
+
     def of(self, indices: Sequence[int]) -> RelabelledDataset:
         """These samples of the dataset, with their labels. Raises `DataError` when none has one."""
         self._make(indices)

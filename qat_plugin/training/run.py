@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +23,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from qat_plugin.arms import PTQ_START, Arm
-from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.data.encoding import set_language
-from qat_plugin.data.features import training_dataset
 from qat_plugin.data.loading import Corpus, load_training_corpora
 from qat_plugin.data.overlap import OverlapReport, assert_no_overlap
 from qat_plugin.data.revisions import RunRevisions
@@ -39,13 +35,13 @@ from qat_plugin.fake_quant.state import QUANTIZER_CONFIG
 from qat_plugin.memory import freed_memory_kept, return_freed_memory
 from qat_plugin.models import check_can_be_exported, load_fake_quant, load_processor, load_whisper
 from qat_plugin.prompt import is_multilingual, language_and_task, up_to_limit
-from qat_plugin.recipe import Recipe, training_speech
+from qat_plugin.recipe import Recipe
 from qat_plugin.training.callback import QATCallback
-from qat_plugin.training.distillation import LossWeights, check_teacher
-from qat_plugin.training.pseudo_labels import TeacherLabels
+from qat_plugin.training.distillation import LossWeights
 from qat_plugin.training.ptq import quantize_without_training
 from qat_plugin.training.record import write_record
 from qat_plugin.training.sensitivity import Sensitivity, measure_sensitivity
+from qat_plugin.training.speech import dataset_of, encoder_context, every_clip, load_training_speech, spread_rows
 from qat_plugin.training.start import KeepStart, take_start
 from qat_plugin.training.trainer import QATTrainer
 
@@ -56,11 +52,6 @@ def quantizer_config(recipe: Recipe) -> QuantizerConfig:
     return QuantizerConfig(
         q.target, q.group_size, tuple(q.skip_modules), q.learned_scales, tuple(q.int8_modules), q.hot_tokens
     )
-
-
-def encoder_context(recipe: Recipe) -> EncoderContext | None:
-    """How the recipe wants silence folded; None: not at all."""
-    return EncoderContext() if recipe.model.encoder_context == "auto" else None
 
 
 def load_model(recipe: Recipe) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
@@ -105,122 +96,13 @@ def check_overlap(recipe: Recipe, test: Sequence[Corpus]) -> OverlapReport:
     return assert_no_overlap(heard, test)
 
 
-def _dataset(
-    recipe: Recipe,
-    names: list[str],
-    model: Any,
-    processor: WhisperProcessor,
-    *,
-    without_text: bool,
-    speed_perturbation: float = 0.0,
-) -> Any:
-    limit = recipe.data.max_label_length or model.config.max_target_positions
-    return training_dataset(
-        load_training_corpora(
-            names, recipe.data, allow_missing_text=without_text, revisions=RunRevisions(str(recipe.training.output_dir))
-        ),
-        processor,
-        recipe.data,
-        language=recipe.model.language,
-        task=recipe.model.task,
-        max_label_length=limit,
-        allow_missing_text=without_text,
-        return_attention_mask=model.config.apply_spec_augment,
-        speed_perturbation=speed_perturbation,
-        process=(recipe.training.process_index, recipe.training.world_size),
-        multilingual=is_multilingual(model.generation_config),
-    )
-
-
-def _every_clip(recipe: Recipe, names: list[str], model: Any, processor: WhisperProcessor) -> Any:
-    """Each clip by itself, and all of them; loaded, so that several processes measure each clip once."""
-    whole = dataclasses.replace(recipe.data, max_train_samples=None, join_to_seconds=0.0, streaming=False)
-    return _dataset(dataclasses.replace(recipe, data=whole), names, model, processor, without_text=False)
-
-
-def labelled_batches(
-    recipe: Recipe, names: list[str], model: WhisperForConditionalGeneration, processor: WhisperProcessor
-) -> list[dict[str, Any]]:
-    """Every clip of the corpora `names` with its transcript, as the collator makes a batch of one."""
-    collator = SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id)
-    dataset = _every_clip(recipe, names, model, processor)
-    return [collator([dataset[i]]) for i in range(len(dataset))]
-
-
-def _calibration_rows(dataset: Any, wanted: int, labels: TeacherLabels | None = None) -> list[dict[str, Any]]:
-    """So many samples, spread over the whole dataset; the first ones of a stream. With `labels`, no others are made."""
-    if not hasattr(dataset, "durations"):
-        return list(itertools.islice(dataset, wanted))
-    count = min(wanted, len(dataset))
-    spread = [i * len(dataset) // count for i in range(count)]
-    if labels is None:
-        return [dataset[i] for i in spread]
-    return [{**dataset[i], "labels": label} for i, label in labels.near(spread).items()]
-
-
-def _calibration_batches(speech: _Speech, wanted: int) -> list[dict[str, Any]] | None:
-    """What is calibrated on; None where nothing is."""
-    # One clip a batch: what is padded would be counted.
-    return [speech.collator([row]) for row in _calibration_rows(speech.dataset, wanted, speech.labels)] or None
-
-
 def calibration_features(recipe: Recipe) -> list[NDArray[np.float32]]:
     """Whole-window log-mel `(1, mels, frames)` of the clips that the recipe calibrates on; what is said in them does not matter."""
     model, processor = load_model(recipe)
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
-    dataset = _dataset(recipe, names, model, processor, without_text=True)
-    rows = _calibration_rows(dataset, recipe.quantization.calibration_samples)
+    dataset = dataset_of(recipe, names, model, processor, without_text=True)
+    rows = spread_rows(dataset, recipe.quantization.calibration_samples)
     return [np.asarray(row["input_features"], np.float32)[None] for row in rows]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Speech:
-    """The training speech, what makes batches of it and, where the teacher's transcripts are its labels, these."""
-
-    dataset: Any
-    collator: SpeechSeq2SeqCollator
-    labels: TeacherLabels | None
-
-
-def _training_speech(
-    recipe: Recipe,
-    model: WhisperForConditionalGeneration,
-    processor: WhisperProcessor,
-    teacher: WhisperForConditionalGeneration | None,
-) -> _Speech:
-    names = [*recipe.data.train_corpora, *recipe.data.train_data]
-    distillation = recipe.distillation
-    dataset = _dataset(
-        recipe, names, model, processor, without_text=distillation.pseudo_labels,
-        speed_perturbation=recipe.data.speed_perturbation,
-    )  # fmt: skip
-    labels = None
-    if distillation.pseudo_labels:
-        teacher = teacher or model
-        check_teacher(teacher, model, states=False)
-        # The teacher hears clips as they were recorded.
-        heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
-        context = encoder_context(recipe)
-        labels = TeacherLabels(
-            teacher,
-            dataset,
-            processor,
-            # Beside the steps, for training, its control and the arms without training share it.
-            Path(str(recipe.training.output_dir)) / "pseudo_labels.jsonl",
-            inputs={
-                "teacher": distillation.teacher_model_name_or_path or recipe.model.model_name_or_path,
-                "language": recipe.model.language,
-                "task": recipe.model.task,
-                "samples": len(dataset),
-                "encoder_context": recipe.model.encoder_context,
-                **heard,
-            },
-            task=recipe.model.task,
-            max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
-            context=None if context is None else context.finer(),
-            device=recipe.training.device,
-        )
-    return _Speech(dataset, SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id), labels)
 
 
 def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
@@ -240,15 +122,13 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     args = copy.copy(recipe.training)
     args.output_dir = str(folder)
     with args.main_process_first(desc="training data"):
-        speech = _training_speech(recipe, model, processor, teacher)
-        dataset = speech.dataset
-        if speech.labels is not None:
-            dataset = speech.labels.of(_heard(args, len(dataset)))
+        speech = load_training_speech(recipe, model, processor, teacher)
+        dataset = speech.heard(args)
         # It may need more labels, which no two processes are to make at once.
-        calibration = _calibration_batches(speech, recipe.quantization.calibration_samples)
+        calibration = speech.calibration_batches(recipe.quantization.calibration_samples)
     validation = None
     if recipe.data.validation_data:
-        validation = _every_clip(recipe, recipe.data.validation_data, model, processor)
+        validation = every_clip(recipe, recipe.data.validation_data, model, processor)
     q, d = recipe.quantization, recipe.distillation
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,
@@ -277,18 +157,6 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
         if args.predict_with_generate
         else None,
     )
-
-
-def _heard(args: TrainingArguments, clips: int) -> Sequence[int]:
-    """Which of so many clips are trained on: all, or, drawn by the seed, as many as `max_steps` steps hear once.
-
-    Others need no labels, which a teacher makes about as fast as training hears them.
-    """
-    wanted = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if args.max_steps <= 0 or wanted >= clips:
-        return range(clips)
-    generator = torch.Generator().manual_seed(args.seed if args.data_seed is None else args.data_seed)
-    return sorted(torch.randperm(clips, generator=generator)[:wanted].tolist())
 
 
 def _check_precision(recipe: Recipe) -> None:
@@ -361,7 +229,8 @@ def save_float_arm(recipe: Recipe, folder: Path, context: EncoderContext | None 
 def measure_parts(recipe: Recipe, quantized: Path, max_clips: int = 32) -> list[Sensitivity]:
     """What quantizing each part alone does on training speech; `quantized` is the checkpoint of a ptq arm."""
     teacher, processor = load_model(recipe)
-    batches = _calibration_batches(_training_speech(recipe, teacher, processor, _teacher(recipe)), max_clips)
+    speech = load_training_speech(recipe, teacher, processor, _teacher(recipe))
+    batches = speech.calibration_batches(max_clips)
     return measure_sensitivity(load_fake_quant(quantized), teacher, batches or (), encoder_context(recipe))
 
 
@@ -373,8 +242,8 @@ def run_ptq(recipe: Recipe, arm: Arm, folder: Path, *, training_folder: Path, fi
     model, processor = load_model(recipe)
     batches = None
     if arm.method != "rtn":
-        speech = _training_speech(recipe, model, processor, _teacher(recipe))
-        batches = _calibration_batches(speech, recipe.quantization.calibration_samples)
+        speech = load_training_speech(recipe, model, processor, _teacher(recipe))
+        batches = speech.calibration_batches(recipe.quantization.calibration_samples)
         del speech  # and a teacher that may be larger than the model
     if arm.fine_tuned:
         model = load_whisper(fine_tuned_folder)
