@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import LogitsProcessorList, WhisperForConditionalGeneration, WhisperProcessor
 
 from qat_plugin.data.loading import Corpus
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
 from qat_plugin.fake_quant.state import weights_digest
 from qat_plugin.prompt import generating_to_limit, is_multilingual
+from qat_plugin.runtime.logits import LoopGuard
 
 
 class RelabelledDataset(Dataset[dict[str, Any]]):
@@ -50,7 +51,7 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
 class TeacherLabels:
     """The teacher's greedy transcripts of a dataset's samples as labels, each made when it is asked for first.
 
-    Clips in which the teacher hears nothing, or whose transcript runs into the length limit (it loops), have no label.
+    Clips in which the teacher hears nothing, whose transcript falls into a loop, or is longer than a label may be, have no label.
     Transcripts are appended to `cache` (JSONL) as they are made; an interrupted run goes on there, and what one step needs of
     them another does not make again. `inputs` names what decides them (model, corpora, ...); ids and lengths of the clips, the
     teacher's weights and its generation config are added here. A cache made from others is begun anew. With a `context`, the
@@ -152,10 +153,16 @@ class TeacherLabels:
         rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
         features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
         asked = {"language": languages, "task": self._task} if self._is_told else {}
-        with torch.no_grad(), in_context(teacher, self._context, features) as heard, generating_to_limit(teacher):
-            generated = teacher.generate(heard, **asked, num_beams=1, do_sample=False)
         end = self._tokenizer.eos_token_id
-        return [[token for token in tokens if token < end] for tokens in generated.tolist()]
+        # One row that loops to the length limit would keep all others of its batch waiting.
+        guard = LoopGuard(end, begin_index=len(dataset.encoder.prefix(languages[0])))
+        with torch.no_grad(), in_context(teacher, self._context, features) as heard, generating_to_limit(teacher):
+            generated = teacher.generate(
+                heard, **asked, num_beams=1, do_sample=False, logits_processor=LogitsProcessorList([guard])
+            ).tolist()
+        return [
+            [] if guard.has_cut(tokens, end) else [token for token in tokens if token < end] for tokens in generated
+        ]
 
     def _nothing_usable(self, samples: int) -> DataError:
         return DataError(
