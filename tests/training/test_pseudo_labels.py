@@ -13,6 +13,7 @@ from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.errors import DataError
 from qat_plugin.models import load_processor, load_whisper
 from qat_plugin.recipe_loading import load_recipe
+from qat_plugin.runtime.logits import LoopGuard
 from qat_plugin.training.pseudo_labels import TeacherLabels
 from qat_plugin.training.run import make_trainer, measure_parts, run_ptq
 
@@ -136,6 +137,26 @@ def test_loops_are_left_out(teacher, tmp_path):
     assert label(teacher, tmp_path / "cache.jsonl", limit=5).durations == [0.5, 1.0]
     with pytest.raises(DataError, match="no usable transcript for any of 3 "):
         label(teacher, tmp_path / "cache.jsonl", limit=2)
+
+
+def test_the_teacher_is_stopped_where_it_falls_into_a_loop(teacher, tmp_path):
+    guards = []
+
+    def say(features, logits_processor, **_):
+        guards.extend(logits_processor)
+        said = say_how_long(features)
+        said = torch.cat([said, torch.full((len(said), 20), 256)], dim=1)
+        said[said[:, 3] == 43] = 40  # the longest clip's, over and over
+        return said
+
+    assert label(teacher, tmp_path / "cache.jsonl", generate=say).durations == [0.5, 1.0]
+    assert {type(guard) for guard in guards} == {LoopGuard}
+    # The prompt is one token here.
+    guard, scores = guards[0], torch.zeros(2, 300)
+    loop, speech = [9, *[40] * 16], [9, *range(40, 56)]
+    assert guard(torch.tensor([loop, speech]), scores).argmax(1).tolist() == [256, 0]
+    longest = (tmp_path / "cache.jsonl").read_text("utf8").splitlines()[1]
+    assert json.loads(longest)["tokens"] == []
 
 
 def test_of_a_clip_without_a_label_the_next_one_is_taken(teacher, tmp_path):
