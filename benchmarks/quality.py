@@ -4,8 +4,8 @@
 
 `FOLDER/LANGUAGE/manifest.jsonl` hold Common Voice clips; the rest is what `make demo-full` fetches. Spanish, Italian and the
 French prompts are tested on. Portuguese and Dutch are left alone, so that training can be tuned on them. All other speech is
-trained on, studio prompts in the tested languages included; no speaker is in both. At 4 bits it is heard in the tested languages,
-too, as the float model writes it when it is told them. Runs the recipe `whisper-base-TARGET` in
+trained on, studio prompts in the tested languages included; no speaker is in both. At 4 bits the float model also writes it down in
+these five languages (`pseudo_label_languages`), without a clip of the speech that is left out. Runs the recipe `whisper-base-TARGET` in
 `bench-quality-TARGET/`, goes on where it stopped, and writes benchmarks/results/quality-TARGET.json, on CPUs without VNNI
 quality-TARGET-without-vnni.json. What another machine has trained in that folder, as one with a GPU (here `--use_cpu true`
 then), has `-trained-elsewhere` in its name.

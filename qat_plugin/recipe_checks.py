@@ -247,8 +247,14 @@ def _pseudo_label_languages(v: Values) -> Iterator[str]:
                 f"pseudo_label_languages is {quote(languages)}: {quote(name)} is unknown to Whisper; use a name or code of its, "
                 "'spanish' or 'es'"
             )
-    if len(set(codes)) < len(codes):
+    known = [code for code in codes if code is not None]
+    if len(set(known)) < len(known):
         yield f"pseudo_label_languages is {quote(languages)}: name each language once"
+    if v["task"] == "translate":
+        yield (
+            f'pseudo_label_languages is {quote(languages)} and task is "translate", which is English whatever is told; leave the '
+            "former out"
+        )
     if v["ce_weight"]:
         yield (
             f"pseudo_label_languages is {quote(languages)} and ce_weight is {quote(v['ce_weight'])}: what the teacher writes in a "

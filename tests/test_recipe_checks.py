@@ -13,7 +13,7 @@ from qat_plugin.recipe_checks import check_types, check_values
 from qat_plugin.recipe_loading import load_recipe
 
 GOOD: dict[str, Any] = {
-    "language": "french", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "streaming": False,
+    "language": "french", "task": "transcribe", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "streaming": False,
     "max_train_samples": None, "min_duration_in_seconds": 0.2, "max_duration_in_seconds": 30.0,
     "max_label_length": None, "max_bad_row_share": 0.01, "join_to_seconds": 0.0, "speed_perturbation": 0.0,
     "preprocessing_num_workers": 1,
@@ -97,6 +97,14 @@ def test_good_values_have_no_message() -> None:
             ['pseudo_label_languages is ["es"] and ce_weight is 1.0: what the teacher writes in a language that is not spoken'],
         ),
         ({"pseudo_label_languages": ["es", "italian"], "ce_weight": 0, "kl_weight": 1.0}, []),
+        (
+            {"pseudo_label_languages": ["tlh", "xx"], "ce_weight": 0, "kl_weight": 1.0},
+            ['pseudo_label_languages is ["tlh", "xx"]: "tlh" is unknown to Whisper', 'pseudo_label_languages is ["tlh", "xx"]: "xx" is unknown to Whisper'],
+        ),
+        (
+            {"pseudo_label_languages": ["es"], "ce_weight": 0, "kl_weight": 1.0, "task": "translate"},
+            ['pseudo_label_languages is ["es"] and task is "translate", which is English whatever is told; leave the former'],
+        ),
         ({"target": "int8", "hot_tokens": 9}, ['hot_tokens is 9 and target is "int8": everything has 8 bits then']),
         ({"target": "int8", "int8_modules": ["a.*"]}, ['int8_modules is ["a.*"] and target is "int8": everything']),
         ({"calibration_samples": 0}, ['initial_rounding is "gptq", calibration_samples is 0 and weight_observer is "mse"']),

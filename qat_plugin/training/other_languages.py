@@ -1,8 +1,8 @@
 """Training speech written down in languages that nobody speaks in it, so that a model quantized on it keeps them, too.
 
-Whisper writes a clip in whatever language it is told: 'Jinak to nejde' becomes 'Y en acto neid'. Such a transcript is no
-translation to learn from, but its words are those of the language, and a decoder that gives them the float model's
-probabilities has kept what it knows of it.
+Whisper writes a clip in whatever language it is told, as words or as what sounds like some: of Polish, told French, 'La deuxième
+scolaire et la colère, c'est de voir tout ce que'. Such a transcript is nothing to learn from, but a decoder that gives its
+tokens the float model's probabilities has kept more of the language than one that never came by it.
 """
 
 from __future__ import annotations
@@ -60,12 +60,18 @@ class Part(Subset[dict[str, Any]]):
 
 
 class Together(ConcatDataset[dict[str, Any]]):
-    """Two datasets of the same corpora, one behind the other, with their lengths."""
+    """Samples as they are spoken, and behind them samples that are told another language, with their lengths.
 
-    def __init__(self, first: Any, second: Any) -> None:
-        super().__init__([first, second])
-        self.durations = [*first.durations, *second.durations]
-        self.corpora: list[Corpus] = first.corpora
+    `own` has some samples of a `TrainingDataset`, `told` some of those `InOtherLanguages`. `heard_durations` (seconds) are those
+    of the speech, in which a sample counts once.
+    """
+
+    def __init__(self, own: Any, told: Any) -> None:
+        super().__init__([own, told])
+        self.durations = [*own.durations, *told.durations]
+        self.corpora: list[Corpus] = own.corpora
+        heard = {*own.indices, *(told.dataset.indices[i] for i in told.indices)}
+        self.heard_durations = [own.dataset.durations[i] for i in sorted(heard)]
 
     def set_epoch(self, epoch: int) -> None:
         """See `TrainingDataset.set_epoch`."""

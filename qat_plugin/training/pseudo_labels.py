@@ -56,7 +56,7 @@ class TeacherLabels:
     them another does not make again. `inputs` names what decides them (model, corpora, ...); ids and lengths of the clips, the
     teacher's weights and its generation config are added here. A cache made from others is begun anew. With a `context`, the
     teacher hears clips in it, and clips of about the same length together. It computes on `device`;
-    afterwards it is back on its own, in its own mode.
+    afterwards it is back on its own, in its own mode. `language_field`: the recipe's, for the error that none has a label.
     """
 
     def __init__(
@@ -72,12 +72,13 @@ class TeacherLabels:
         context: EncoderContext | None = None,
         batch_size: int = 8,
         device: torch.device | None = None,
+        language_field: str = "language",
     ) -> None:
         self._teacher, self._dataset, self._tokenizer = teacher, dataset, processor.tokenizer
         self._cache, self._context, self._batch_size, self._device = cache, context, batch_size, device
         # A teacher that knows English only is told neither.
         self._is_told, self._task = is_multilingual(teacher.generation_config), task
-        self._max_label_length = max_label_length
+        self._max_label_length, self._language_field = max_label_length, language_field
         with generating_to_limit(teacher):
             self._inputs = {**inputs, **_decisive(teacher, dataset)}
         self._texts = _read_cache(cache, self._inputs)
@@ -166,8 +167,8 @@ class TeacherLabels:
 
     def _nothing_usable(self, samples: int) -> DataError:
         return DataError(
-            f"the teacher wrote no usable transcript for any of {samples} training samples: check `language`, `task` "
-            "and the audio"
+            f"the teacher wrote no usable transcript for any of {samples} training samples: check "
+            f"`{self._language_field}`, `task` and the audio"
         )
 
 

@@ -18,11 +18,11 @@ from qat_plugin.data.loading import load_training_corpora
 from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.errors import RecipeError
-from qat_plugin.prompt import is_multilingual, language_and_task
+from qat_plugin.prompt import is_multilingual
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.distillation import check_teacher
 from qat_plugin.training.other_languages import InOtherLanguages, Part, Together
-from qat_plugin.training.pseudo_labels import TeacherLabels
+from qat_plugin.training.pseudo_labels import RelabelledDataset, TeacherLabels
 
 
 def encoder_context(recipe: Recipe) -> EncoderContext | None:
@@ -102,11 +102,14 @@ class TrainingSpeech:
             return self.dataset
         count = len(self.dataset)
         indices = _heard(args, count + (0 if self.others is None else len(self.others)))
-        first = [i for i in indices if i < count]
-        dataset = Part(self.dataset, first) if self.labels is None else self.labels.of(first)
-        if self.others is None:
-            return dataset
-        return Together(dataset, self.others.of([i - count for i in indices if i >= count]))
+        own, told = [i for i in indices if i < count], [i - count for i in indices if i >= count]
+        if self.others is None or not told:
+            return self._own(own)
+        others = self.others.of(told)
+        return Together(self._own(own), others) if own else others
+
+    def _own(self, indices: Sequence[int]) -> Part | RelabelledDataset:
+        return Part(self.dataset, indices) if self.labels is None else self.labels.of(indices)
 
     def calibration_batches(self, wanted: int) -> list[dict[str, Any]] | None:
         """What is calibrated on; None where nothing is."""
@@ -119,8 +122,13 @@ def load_training_speech(
     model: WhisperForConditionalGeneration,
     processor: WhisperProcessor,
     teacher: WhisperForConditionalGeneration | None,
+    *,
+    in_other_languages: bool = False,
 ) -> TrainingSpeech:
-    """What the recipe trains on. `teacher`: its own, where it names one; otherwise `model`, before it is trained, is it."""
+    """What the recipe trains on; what it is calibrated on has no `in_other_languages`.
+
+    `teacher`: the recipe's, where it names one; otherwise `model`, before it is trained, is it.
+    """
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
     distillation = recipe.distillation
     dataset = dataset_of(
@@ -129,19 +137,25 @@ def load_training_speech(
     )  # fmt: skip
     labels = others = None
     if distillation.pseudo_labels:
-        labels = _teacher_labels(recipe, model, processor, teacher or model, dataset, "pseudo_labels.jsonl")
-    if distillation.pseudo_label_languages:
+        labels = _teacher_labels(recipe, model, processor, teacher or model, dataset, "pseudo_labels.jsonl", "language")
+    if in_other_languages and distillation.pseudo_label_languages:
         codes = [code for name in distillation.pseudo_label_languages if (code := language_code(name)) is not None]
-        for code in codes:
-            # One that the teacher does not know must fail now.
-            language_and_task((teacher or model).generation_config, code, recipe.model.task)
+        known = vars((teacher or model).generation_config).get("lang_to_id") or {"<|en|>": None}
+        unknown = [code for code in codes if f"<|{code}|>" not in known]
+        if unknown:
+            raise RecipeError(
+                f"pseudo_label_languages is {distillation.pseudo_label_languages}, and the teacher does not know "
+                f"{', '.join(unknown)}: leave it out"
+            )
         told = InOtherLanguages(dataset, codes)
         if len(told) == 0:
             raise RecipeError(
                 f"pseudo_label_languages is {distillation.pseudo_label_languages}, and all training speech is in that language: name "
                 "others, or leave it out"
             )
-        others = _teacher_labels(recipe, model, processor, teacher or model, told, "other_languages.jsonl")
+        others = _teacher_labels(
+            recipe, model, processor, teacher or model, told, "other_languages.jsonl", "pseudo_label_languages"
+        )
     return TrainingSpeech(
         dataset, SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id), labels, others
     )
@@ -154,6 +168,7 @@ def _teacher_labels(
     teacher: WhisperForConditionalGeneration,
     dataset: Any,
     file: str,
+    language_field: str,
 ) -> TeacherLabels:
     check_teacher(teacher, model, states=False)
     # The teacher hears clips as they were recorded.
@@ -177,6 +192,7 @@ def _teacher_labels(
         max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
         context=None if context is None else context.finer(),
         device=recipe.training.device,
+        language_field=language_field,
     )
 
 

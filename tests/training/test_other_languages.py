@@ -8,10 +8,11 @@ import torch
 from tiny import save_tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
-from qat_plugin.errors import ModelError, RecipeError
+from qat_plugin.errors import DataError, RecipeError
 from qat_plugin.recipe_loading import load_recipe
 from qat_plugin.steps import training_inputs
 from qat_plugin.training.other_languages import InOtherLanguages
+from qat_plugin.training.record import write_record
 from qat_plugin.training.run import make_trainer
 
 
@@ -92,18 +93,56 @@ def test_each_sample_is_heard_a_second_time_in_another_language(make, told, tmp_
 
 
 def test_what_no_step_hears_is_not_written_and_both_are_drawn_alike(make, told):
-    dataset = make("--pseudo_label_languages", "es", "--max_steps", "6").train_dataset
-    assert len(dataset) == 6 and 0 < len(told) < 6
-    assert len(told) == len(dataset.datasets[1])
-    with_transcripts = make("--pseudo_label_languages", "es", "--max_steps", "6", "--pseudo_labels", "true")
-    assert len(with_transcripts.train_dataset) == 6
+    options = ("--pseudo_label_languages", "es", "--max_steps", "6")
+    dataset = make(*options).train_dataset
+    own, others = dataset.datasets
+    assert len(dataset) == 6 and len(told) == len(others) and 0 < len(others) < 6
+    relabelled = make(*options, "--pseudo_labels", "true").train_dataset
+    assert [part.indices for part in relabelled.datasets] == [own.indices, others.indices]
+    # Of ten draws of one sample some are of one kind and some of the other.
+    kinds = {
+        type(make(*options[:2], "--max_steps", "1", "--seed", str(seed)).train_dataset).__name__ for seed in range(10)
+    }
+    assert kinds == {"Part", "RelabelledDataset"}
 
 
-def test_it_trains(make, told, tmp_path):
-    make(
-        *("--pseudo_label_languages", "es", "--max_steps", "2", "--speed_perturbation", "0.1"),
+def test_speech_counts_once_in_what_is_said_of_the_training(make, told, tmp_path):
+    trainer = make("--pseudo_label_languages", "es")
+    write_record(trainer, tmp_path, {})
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["samples"] == 5
+    assert record["seconds"] == pytest.approx(sum(trainer.train_dataset.durations) / 2, abs=0.1)
+
+
+def test_it_trains_at_the_speeds_of_each_epoch(make, told, tmp_path):
+    trainer = make(
+        *("--pseudo_label_languages", "es", "--max_steps", "12", "--speed_perturbation", "0.1"),
         *("--encoder_context", "auto", "--save_strategy", "no"),
-    ).train()
+    )
+    trainer.train()
+    own, others = trainer.train_dataset.datasets
+    # Ten samples an epoch: the last steps are of the second one.
+    assert own.dataset is others.dataset.dataset and own.dataset.epoch == 1
+
+
+def test_the_recipes_language_is_one_whatever_it_is_called(make, told, tones_manifest, tmp_path):
+    rows = [json.loads(line) for line in tones_manifest.read_text("utf8").splitlines()]
+    manifest = tmp_path / "untold.jsonl"
+    manifest.write_text(
+        "".join(
+            json.dumps({"audio": str(tones_manifest.parent / row["audio"]), "text": row["text"]}) + "\n" for row in rows
+        )
+    )
+    make("--train_data", str(manifest), "--language", "french", "--pseudo_label_languages", "fr", "es")
+    assert set(told) == {"es"}
+
+
+def test_where_the_teacher_writes_nothing_the_field_is_named(make, monkeypatch):
+    monkeypatch.setattr(
+        WhisperForConditionalGeneration, "generate", lambda _, features, **__: torch.full((len(features), 2), 256)
+    )
+    with pytest.raises(DataError, match="no usable transcript for any of 5 .*check `pseudo_label_languages`, `task`"):
+        make("--pseudo_label_languages", "es")
 
 
 def test_speech_in_that_language_alone_and_languages_of_another_model_are_refused(make, told, tmp_path):
@@ -115,7 +154,9 @@ def test_speech_in_that_language_alone_and_languages_of_another_model_are_refuse
     settings = json.loads((folder / "generation_config.json").read_text())
     settings["lang_to_id"].pop("<|es|>")
     (folder / "generation_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="language is 'es'; this model knows "):
+    with pytest.raises(
+        RecipeError, match=r"pseudo_label_languages is \['it', 'es'\], and the teacher does not know es: leave"
+    ):
         make("--model_name_or_path", str(folder), "--pseudo_label_languages", "it", "es")
     assert told == []
 

@@ -133,7 +133,7 @@ def test_with_a_context_the_teacher_computes_less(teacher, tmp_path, monkeypatch
     assert heard and max(heard) < 800
 
 
-def test_loops_are_left_out(teacher, tmp_path):
+def test_transcripts_longer_than_a_label_are_left_out(teacher, tmp_path):
     assert label(teacher, tmp_path / "cache.jsonl", limit=5).durations == [0.5, 1.0]
     with pytest.raises(DataError, match="no usable transcript for any of 3 "):
         label(teacher, tmp_path / "cache.jsonl", limit=2)
