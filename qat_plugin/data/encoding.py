@@ -92,8 +92,9 @@ class SampleEncoder:
         return_attention_mask: bool = False,
     ) -> None:
         self.processor = processor
-        self.language, self.task, self.multilingual = language, task, multilingual
-        self._prefixes = {language: self._set_language(language)}
+        # A code, as rows tell theirs; what is none is refused at once.
+        self.language, self.task, self.multilingual = language_code(language) or language, task, multilingual
+        self._prefixes = {self.language: self._set_language(self.language)}
         self.return_attention_mask = return_attention_mask
         self.window = processor.feature_extractor.n_samples / SAMPLING_RATE  # seconds that one sample may last
         self.num_special = len(processor.tokenizer("").input_ids)

@@ -15,7 +15,6 @@ from transformers import WhisperProcessor
 
 from qat_plugin.data.encoding import SampleEncoder, check_length
 from qat_plugin.data.joining import Clip, join_audio, join_neighbours, join_seconds, join_texts
-from qat_plugin.data.languages import language_code
 from qat_plugin.data.loading import Corpus
 from qat_plugin.data.report import LoadReport
 from qat_plugin.data.rows import Row
@@ -137,8 +136,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         by_key = {clip.key: clip for clip in clips}
         self.durations = [join_seconds([by_key[key].duration for key in group]) for group in groups]
         self.texts = [join_texts([self._texts[key] for key in group]) for group in groups]
-        own = language_code(encoder.language) or encoder.language
-        self.languages = [by_key[group[0]].language or own for group in groups]
+        self.languages = [by_key[group[0]].language or encoder.language for group in groups]
         self.ids = ["+".join(self._ids[key] for key in group) for group in groups]
         del self._texts, self._ids
 

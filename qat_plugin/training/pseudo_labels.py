@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import LogitsProcessorList, WhisperForConditionalGeneration, WhisperProcessor
 
-from qat_plugin.data.loading import Corpus
+from qat_plugin.data.part import Part
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
 from qat_plugin.fake_quant.state import weights_digest
@@ -21,31 +20,15 @@ from qat_plugin.prompt import generating_to_limit, is_multilingual
 from qat_plugin.runtime.logits import LoopGuard
 
 
-class RelabelledDataset(Dataset[dict[str, Any]]):
+class RelabelledDataset(Part):
     """`dataset` with other labels; clips whose label is None are left out."""
 
     def __init__(self, dataset: Any, labels: list[list[int] | None]) -> None:
-        self.dataset = dataset
+        super().__init__(dataset, [i for i, label in enumerate(labels) if label is not None])
         self.labels = labels
-        self.indices = [i for i, label in enumerate(labels) if label is not None]
-        self.durations = [dataset.durations[i] for i in self.indices]
-
-    @property
-    def corpora(self) -> list[Corpus]:
-        """See `TrainingDataset`."""
-        corpora: list[Corpus] = self.dataset.corpora
-        return corpora
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def set_epoch(self, epoch: int) -> None:
-        """See `TrainingDataset.set_epoch`."""
-        self.dataset.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        i = self.indices[index]
-        return {**self.dataset[i], "labels": self.labels[i]}
+        return {**super().__getitem__(index), "labels": self.labels[self.indices[index]]}
 
 
 class TeacherLabels:

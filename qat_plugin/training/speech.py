@@ -15,14 +15,15 @@ from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.data.features import training_dataset
 from qat_plugin.data.languages import language_code
 from qat_plugin.data.loading import load_training_corpora
+from qat_plugin.data.part import Part
 from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.errors import RecipeError
-from qat_plugin.prompt import is_multilingual
+from qat_plugin.prompt import is_multilingual, known_languages
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.distillation import check_teacher
-from qat_plugin.training.other_languages import InOtherLanguages, Part, Together
-from qat_plugin.training.pseudo_labels import RelabelledDataset, TeacherLabels
+from qat_plugin.training.other_languages import InOtherLanguages, Together
+from qat_plugin.training.pseudo_labels import TeacherLabels
 
 
 def encoder_context(recipe: Recipe) -> EncoderContext | None:
@@ -108,7 +109,7 @@ class TrainingSpeech:
         others = self.others.of(told)
         return Together(self._own(own), others) if own else others
 
-    def _own(self, indices: Sequence[int]) -> Part | RelabelledDataset:
+    def _own(self, indices: Sequence[int]) -> Part:
         return Part(self.dataset, indices) if self.labels is None else self.labels.of(indices)
 
     def calibration_batches(self, wanted: int) -> list[dict[str, Any]] | None:
@@ -140,8 +141,8 @@ def load_training_speech(
         labels = _teacher_labels(recipe, model, processor, teacher or model, dataset, "pseudo_labels.jsonl", "language")
     if in_other_languages and distillation.pseudo_label_languages:
         codes = [code for name in distillation.pseudo_label_languages if (code := language_code(name)) is not None]
-        known = vars((teacher or model).generation_config).get("lang_to_id") or {"<|en|>": None}
-        unknown = [code for code in codes if f"<|{code}|>" not in known]
+        known = known_languages((teacher or model).generation_config)
+        unknown = [code for code in codes if code not in known]
         if unknown:
             raise RecipeError(
                 f"pseudo_label_languages is {distillation.pseudo_label_languages}, and the teacher does not know "
