@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from tqdm.auto import tqdm
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -289,7 +290,7 @@ class QATCallback(TrainerCallback):
             return
 
         def run() -> None:
-            for batch in batches:
+            for batch in tqdm(batches, desc="calibrating", unit="batch"):
                 inputs = {name: value.to(device) for name, value in batch.items()}
                 with in_context(model, self.encoder_context, inputs["input_features"]) as features:
                     model(**{**inputs, "input_features": features})
