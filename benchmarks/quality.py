@@ -42,10 +42,7 @@ ARMS = {
 }
 # On two cores that multiply in bf16, steps of some four seconds.
 TRAINING = {
-    "int4": (
-        *("--max_steps", "300", "--learning_rate", "5e-6"),
-        *("--pseudo_label_languages", *LACKING, "--calibration_samples", "480"),
-    ),
+    "int4": ("--max_steps", "300", "--learning_rate", "5e-6", "--pseudo_label_languages", *LACKING),
     "int8": ("--max_steps", "100", "--warmup_steps", "20"),
 }
 # Points of WER that may be lost: on each corpus at 4 bits, on all of them together at 8.

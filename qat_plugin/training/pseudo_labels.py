@@ -57,7 +57,7 @@ class TeacherLabels:
         device: torch.device | None = None,
         language_field: str = "language",
     ) -> None:
-        self._teacher, self.dataset, self._tokenizer = teacher, dataset, processor.tokenizer
+        self._teacher, self._dataset, self._tokenizer = teacher, dataset, processor.tokenizer
         self._cache, self._context, self._batch_size, self._device = cache, context, batch_size, device
         # A teacher that knows English only is told neither.
         self._is_told, self._task = is_multilingual(teacher.generation_config), task
@@ -68,15 +68,15 @@ class TeacherLabels:
 
     def __len__(self) -> int:
         """Number of samples, with a label or without."""
-        return len(self.dataset)
+        return len(self._dataset)
 
     def of(self, indices: Sequence[int]) -> RelabelledDataset:
         """These samples of the dataset, with their labels. Raises `DataError` when none has one."""
         self._make(indices)
-        labels: list[list[int] | None] = [None] * len(self.dataset)
+        labels: list[list[int] | None] = [None] * len(self._dataset)
         for index in indices:
             labels[index] = self._label(index)
-        relabelled = RelabelledDataset(self.dataset, labels)
+        relabelled = RelabelledDataset(self._dataset, labels)
         if len(relabelled) == 0:
             raise self._nothing_usable(len(indices))
         return relabelled
@@ -87,7 +87,7 @@ class TeacherLabels:
         Raises `DataError` when no clip of the whole dataset has one.
         """
         self._make(indices)
-        count, found = len(self.dataset), dict[int, list[int]]()
+        count, found = len(self._dataset), dict[int, list[int]]()
         for index in indices:
             for at in ((index + shift) % count for shift in range(count)):
                 if at in found:
@@ -103,13 +103,13 @@ class TeacherLabels:
 
     def _label(self, index: int) -> list[int] | None:
         # The collator takes the start token off again; kept here so that labels look like the tokenizer's own.
-        text, prefix = self._texts[index], self.dataset.encoder.prefix(self.dataset.languages[index])
+        text, prefix = self._texts[index], self._dataset.encoder.prefix(self._dataset.languages[index])
         label = [*prefix, *text, self._tokenizer.eos_token_id]
         return label if text and len(label) <= self._max_label_length else None
 
     def _make(self, indices: Iterable[int]) -> None:
         """Transcribe those that are not transcribed yet, the longest first."""
-        durations = self.dataset.durations
+        durations = self._dataset.durations
         missing = [i for i in indices if i not in self._texts]
         missing.sort(key=lambda i: float(durations[i]), reverse=True)
         if not missing:
@@ -133,7 +133,7 @@ class TeacherLabels:
         self._teacher.to(device).train(was_training)
 
     def _transcribe(self, indices: Sequence[int]) -> list[list[int]]:
-        teacher, dataset = self._teacher, self.dataset
+        teacher, dataset = self._teacher, self._dataset
         rows, languages = [dataset[i] for i in indices], [dataset.languages[i] for i in indices]
         features = torch.stack([torch.as_tensor(row["input_features"]) for row in rows]).to(teacher.device)
         asked = {"language": languages, "task": self._task} if self._is_told else {}

@@ -122,7 +122,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     args = copy.copy(recipe.training)
     args.output_dir = str(folder)
     with args.main_process_first(desc="training data"):
-        speech = load_training_speech(recipe, model, processor, teacher)
+        speech = load_training_speech(recipe, model, processor, teacher, in_other_languages=True)
         dataset = speech.heard(args)
         # It may need more labels, which no two processes are to make at once.
         calibration = speech.calibration_batches(recipe.quantization.calibration_samples)

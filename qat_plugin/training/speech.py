@@ -113,13 +113,9 @@ class TrainingSpeech:
         return Part(self.dataset, indices) if self.labels is None else self.labels.of(indices)
 
     def calibration_batches(self, wanted: int) -> list[dict[str, Any]] | None:
-        """What is calibrated on; None where nothing is. Of samples that are told another language, about half."""
-        told = 0 if self.others is None else min(wanted // 2, len(self.others))
-        rows = spread_rows(self.dataset, wanted - told, self.labels)
-        if self.others is not None:
-            rows += spread_rows(self.others.dataset, told, self.others)
+        """What is calibrated on; None where nothing is."""
         # One clip a batch: what is padded would be counted.
-        return [self.collator([row]) for row in rows] or None
+        return [self.collator([row]) for row in spread_rows(self.dataset, wanted, self.labels)] or None
 
 
 def load_training_speech(
@@ -127,8 +123,10 @@ def load_training_speech(
     model: WhisperForConditionalGeneration,
     processor: WhisperProcessor,
     teacher: WhisperForConditionalGeneration | None,
+    *,
+    in_other_languages: bool = False,
 ) -> TrainingSpeech:
-    """What the recipe trains and calibrates on.
+    """What the recipe trains on; what it is calibrated on has no `in_other_languages`.
 
     `teacher`: the recipe's, where it names one; otherwise `model`, before it is trained, is it.
     """
@@ -141,7 +139,7 @@ def load_training_speech(
     labels = others = None
     if distillation.pseudo_labels:
         labels = _teacher_labels(recipe, model, processor, teacher or model, dataset, "pseudo_labels.jsonl", "language")
-    if distillation.pseudo_label_languages:
+    if in_other_languages and distillation.pseudo_label_languages:
         codes = [code for name in distillation.pseudo_label_languages if (code := language_code(name)) is not None]
         known = known_languages((teacher or model).generation_config)
         unknown = [code for code in codes if code not in known]

@@ -82,10 +82,8 @@ def test_each_sample_is_heard_a_second_time_in_another_language(make, told, tmp_
         own, other = dataset[i], dataset[5 + i]
         assert torch.equal(torch.as_tensor(own["input_features"]), torch.as_tensor(other["input_features"]))
         assert other["labels"][-3:] == [40, 40, 256] and own["labels"][-3:] != [40, 40, 256]
-    # Half of what is calibrated on, too: PTQ, where training starts, keeps what it has seen.
-    assert [batch["labels"][0].tolist() for batch in trainer.qat.calibration_batches] == [
-        dataset[i]["labels"][1:] for i in (0, 5)
-    ]
+    # What is calibrated on is the speech as it is spoken.
+    assert all(batch["labels"][0, 0] == dataset[0]["labels"][1] for batch in trainer.qat.calibration_batches)
     # The control hears the same, and the teacher does not write it again.
     control = make("--pseudo_label_languages", "spanish", "fr", "it", quantized=False)
     assert len(control.train_dataset) == 10 and len(told) == 5
