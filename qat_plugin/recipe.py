@@ -200,8 +200,8 @@ class DistillationArguments:
         default_factory=list,
         metadata={
             "help": "Languages that the model is to keep and the training speech lacks, as in 'spanish it'. Each sample comes twice: as "
-            "it is spoken, and with what the teacher writes when it is told one of them; of max_steps steps, and of "
-            "calibration_samples, about half are of either kind. Needs ce_weight 0."
+            "it is spoken, and with what the teacher writes when it is told one of them; of max_steps steps, about half are of "
+            "either kind. Needs ce_weight 0."
         },
     )
 

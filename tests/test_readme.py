@@ -196,6 +196,14 @@ def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
         f"{lost[2][1]} points ([results](benchmarks/results/quality-int4-without-vnni.json), commit {slow['commit'][:7]}, "
         f"p = {of_slow['ptq-gptq']['p_value']:.2f})"
     ) in text
+    told = json.loads((QUALITY.parent / "quality-int4-calibrated-as-told.json").read_text(encoding="utf8"))
+    of_told, recipe = told["pooled"]["qat"]["versus"], {**told["recipe"], "calibration_samples": 96}
+    assert told["recipe"]["calibration_samples"] == 480 and recipe == fast["recipe"]
+    assert (
+        f"came to {100 * of_told['fp']['difference']:.2f} and {100 * of_told['fp-auto']['difference']:.2f} points, "
+        f"{100 * won_back(told):.0f} % ([results](benchmarks/results/quality-int4-calibrated-as-told.json), commit "
+        f"{told['commit'][:7]}, p = {of_told['ptq-gptq']['p_value']:.2f}), and was not kept."
+    ) in text
     assert len(slow["recipe"]["int8_modules"]) == 1
     vnni = {"avx512_vnni", "avx_vnni"}
     assert all(vnni & {*results["machine"]["cpu_flags"]} for results in (fast, spoken)) and not vnni & {
