@@ -169,46 +169,46 @@ def test_what_the_control_and_more_parts_in_eight_bits_win_is_what_the_benchmark
 
 def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
     text = " ".join(README.split())
-    fast, spoken, slow = (
-        json.loads((QUALITY.parent / f"quality-int4{suffix}.json").read_text(encoding="utf8"))
-        for suffix in ("", "-as-spoken", "-without-vnni")
+
+    def measured(suffix: str) -> tuple[dict[str, Any], list[str], str, str, str]:
+        """Results of a run, and what README says of it: points to both float arms, share of the gap, source, p."""
+        file = f"quality-int4{suffix}.json"
+        results = json.loads((QUALITY.parent / file).read_text(encoding="utf8"))
+        versus = results["pooled"]["qat"]["versus"]
+        lost = [f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto")]
+        source = f"[results](benchmarks/results/{file}), commit {results['commit'][:7]}"
+        p_value = f"p = {versus['ptq-gptq']['p_value']:.2f}"
+        return results, lost, f"{100 * won_back(results):.0f} %", source, p_value
+
+    fast, lost, won, source, p = measured("")
+    assert (
+        f"Portuguese, Dutch): {lost[0]} points from `fp` and {lost[1]} from `fp-auto` on a CPU with VNNI "
+        f"({source}), {won} of what GPTQ loses to `fp` ({p})."
+    ) in text
+    spoken, lost, won, source, p = measured("-as-spoken")
+    assert (
+        f"As many steps without that, at twice the learning rate, came to {lost[0]} and {lost[1]} points, {won} ({source}, {p})."
+        in text
     )
+    told, lost, won, source, p = measured("-calibrated-as-told")
+    assert f"came to {lost[0]} and {lost[1]} points, {won} ({source}, {p}), and was not kept." in text
+    slow, lost, won, source, p = measured("-without-vnni")
+    batch = slow["recipe"]["per_device_train_batch_size"]
+    assert (
+        f"one part in 8 bits and batches of {batch}, won {won}: {lost[0]} and {lost[1]} points ({source}, {p})" in text
+    )
+
     assert all(results["recipe"]["max_steps"] == 300 for results in (fast, spoken, slow))
     assert all(results["recipe"]["per_device_train_batch_size"] == 8 for results in (fast, spoken))
     assert fast["recipe"]["pseudo_label_languages"] == ["es", "it", "fr", "pt", "nl"]
     assert "pseudo_label_languages" not in spoken["recipe"]
     assert spoken["recipe"]["learning_rate"] == 2 * fast["recipe"]["learning_rate"]
-    of_fast, of_spoken, of_slow = (results["pooled"]["qat"]["versus"] for results in (fast, spoken, slow))
-    lost = [
-        [f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto")]
-        for versus in (of_fast, of_spoken, of_slow)
-    ]
-    won = [f"{100 * won_back(results):.0f} %" for results in (fast, spoken, slow)]
-    assert (
-        f"Portuguese, Dutch): {lost[0][0]} points from `fp` and {lost[0][1]} from `fp-auto` on a CPU with VNNI "
-        f"([results](benchmarks/results/quality-int4.json), commit {fast['commit'][:7]}), {won[0]} of what GPTQ loses to `fp` "
-        f"(p = {of_fast['ptq-gptq']['p_value']:.2f}). As many steps without that, at twice the learning rate, came to {lost[1][0]} "
-        f"and {lost[1][1]} points, {won[1]} ([results](benchmarks/results/quality-int4-as-spoken.json), commit "
-        f"{spoken['commit'][:7]}, p = {of_spoken['ptq-gptq']['p_value']:.2f})."
-    ) in text
-    assert (
-        f"one part in 8 bits and batches of {slow['recipe']['per_device_train_batch_size']}, won {won[2]}: {lost[2][0]} and "
-        f"{lost[2][1]} points ([results](benchmarks/results/quality-int4-without-vnni.json), commit {slow['commit'][:7]}, "
-        f"p = {of_slow['ptq-gptq']['p_value']:.2f})"
-    ) in text
-    told = json.loads((QUALITY.parent / "quality-int4-calibrated-as-told.json").read_text(encoding="utf8"))
-    of_told, recipe = told["pooled"]["qat"]["versus"], {**told["recipe"], "calibration_samples": 96}
-    assert told["recipe"]["calibration_samples"] == 480 and recipe == fast["recipe"]
-    assert (
-        f"came to {100 * of_told['fp']['difference']:.2f} and {100 * of_told['fp-auto']['difference']:.2f} points, "
-        f"{100 * won_back(told):.0f} % ([results](benchmarks/results/quality-int4-calibrated-as-told.json), commit "
-        f"{told['commit'][:7]}, p = {of_told['ptq-gptq']['p_value']:.2f}), and was not kept."
-    ) in text
+    assert told["recipe"]["calibration_samples"] == 480
+    assert {**told["recipe"], "calibration_samples": 96} == fast["recipe"]
     assert len(slow["recipe"]["int8_modules"]) == 1
     vnni = {"avx512_vnni", "avx_vnni"}
-    assert all(vnni & {*results["machine"]["cpu_flags"]} for results in (fast, spoken)) and not vnni & {
-        *slow["machine"]["cpu_flags"]
-    }
+    assert all(vnni & {*results["machine"]["cpu_flags"]} for results in (fast, spoken))
+    assert not vnni & {*slow["machine"]["cpu_flags"]}
 
 
 def won_back(results: dict[str, Any], baseline: str = "fp", kind: str = "words") -> float:
