@@ -55,20 +55,23 @@ ARMS: dict[str, Arm] = {
         Arm("ptq-dynamic", "ONNX Runtime's quantize_dynamic, as most 8-bit models on the Hub", onnxruntime="dynamic"),
         Arm(
             "ptq-dynamic-7bit",
-            "the same with weights of 7 bits (reduce_range)",
+            "ONNX Runtime's quantize_dynamic, weights of 7 bits (reduce_range)",
             onnxruntime="dynamic",
             reduce_range=True,
         ),
         Arm("ptq-static", "ONNX Runtime's quantize_static, calibrated; the decoder dynamic", onnxruntime="static"),
         Arm(
-            "ptq-static-7bit", "the same with weights of 7 bits (reduce_range)", onnxruntime="static", reduce_range=True
+            "ptq-static-7bit",
+            "ONNX Runtime's quantize_static, calibrated, weights of 7 bits (reduce_range); the decoder dynamic",
+            onnxruntime="static",
+            reduce_range=True,
         ),
         Arm("ptq-rtn", "quantized without training: plain rounding", "rtn"),
         Arm("ptq-kquant", "quantized without training: k-quant, as ONNX Runtime ships it", "kquant"),
         Arm("ptq-hqq", "quantized without training: half-quadratic (HQQ), as ONNX Runtime ships it", "hqq"),
         Arm("ptq-mse", "quantized without training: error-minimising scales, calibrated", "mse"),
         Arm(PTQ_START, "quantized without training: GPTQ from error-minimising scales, calibrated", "gptq"),
-        Arm("ptq-ft", "fp-ft, quantized without training by GPTQ", "gptq", fine_tuned=True),
+        Arm("ptq-ft", "float, trained like qat, then quantized by GPTQ without training", "gptq", fine_tuned=True),
         Arm(TRAINED, "quantization-aware training"),
     )
 }

@@ -32,12 +32,14 @@ def part_of(name: str) -> str:
     return "decoder.embed_tokens" if "proj_out" in name else "other"
 
 
-def load_whisper(name_or_path: str | Path, revision: str = "main") -> WhisperForConditionalGeneration:
-    """The float Whisper of a Hub id or local folder, in float32.
+def load_whisper(
+    name_or_path: str | Path, revision: str = "main", *, field: str = "model_name_or_path"
+) -> WhisperForConditionalGeneration:
+    """The float Whisper of a Hub id or local folder, in float32; `field` is the recipe's that names it, for errors.
 
     Raises `ModelError` when it cannot be found, is not a Whisper, or its weights are missing, damaged or of another shape.
     """
-    _check_is_whisper(name_or_path, revision)
+    _check_is_whisper(name_or_path, revision, field)
     model: WhisperForConditionalGeneration
     try:
         model, found = WhisperForConditionalGeneration.from_pretrained(
@@ -107,17 +109,17 @@ def check_can_be_exported(model: WhisperForConditionalGeneration, processor: Whi
         )
 
 
-def _check_is_whisper(name_or_path: str | Path, revision: str) -> None:
+def _check_is_whisper(name_or_path: str | Path, revision: str, field: str) -> None:
     try:
         config = AutoConfig.from_pretrained(str(name_or_path), revision=revision)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model_name_or_path is {str(name_or_path)!r}, which is neither a folder with a saved model nor a Hub model "
+            f"{field} is {str(name_or_path)!r}, which is neither a folder with a saved model nor a Hub model "
             f"that can be reached ({str(error).splitlines()[0]})"
         ) from error
     if config.model_type != "whisper":
         raise ModelError(
-            f"model_name_or_path is {str(name_or_path)!r}, a {config.model_type!r} model: only 'whisper' models are supported"
+            f"{field} is {str(name_or_path)!r}, a {config.model_type!r} model: only 'whisper' models are supported"
         )
 
 

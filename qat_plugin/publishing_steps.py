@@ -50,6 +50,30 @@ def check_normalizer(recipe: Recipe, workspace: Workspace, results: Mapping[str,
         )
 
 
+def _check_card_is_of_now(workspace: Workspace) -> None:
+    """Refuse a card that shows other figures than the evaluation that lies beside it."""
+    from qat_plugin.evaluation.results import read_results
+    from qat_plugin.publishing.files import read_document
+    from qat_plugin.publishing.privacy import public_results
+
+    if not workspace.results_file.is_file():
+        return
+    document, now = read_document(workspace.card), public_results(read_results(workspace.results_file))
+    for arm, by_corpus in now["measurements"].items():
+        for corpus, measured in by_corpus.items():
+            shown = document["measurements"].get(arm, {}).get(corpus, {})
+            if any(shown.get(name) != value for name, value in measured.items()):
+                raise WorkspaceError(
+                    f"{workspace.card} is the card of an earlier evaluation: {workspace.results_file} has other figures of "
+                    f"{arm} on {corpus}; run the step 'card' again"
+                )
+    gone = [name for name in document["corpora"] if name not in now["corpora"]]
+    if gone:
+        raise WorkspaceError(
+            f"{workspace.card} is the card of an earlier evaluation, of {', '.join(gone)}, too: run the step 'card' again"
+        )
+
+
 def _publishing(recipe: Recipe) -> dict[str, Any]:
     return {**dataclasses.asdict(recipe.publishing), "hub_model_id": recipe.training.hub_model_id}
 
@@ -71,6 +95,7 @@ def push(
     args = recipe.training
     if not (workspace.card / "README.md").is_file():
         raise WorkspaceError(f"{workspace.card} holds no card: run the step 'card' first")
+    _check_card_is_of_now(workspace)
     if to_folder is not None:
         say("push", f"{workspace.onnx('qat')} and its card to the folder {to_folder}")
         publishing.publish_to_folder(

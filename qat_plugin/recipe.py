@@ -6,6 +6,7 @@ The defaults are the values that the shipped recipes share. Checking and loading
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 from transformers import Seq2SeqTrainingArguments
@@ -94,7 +95,8 @@ class DataArguments:
 
 def training_speech(data: DataArguments) -> dict[str, Any]:
     """The fields that decide which samples training hears, and at which speeds; not those of test corpora or of haste."""
-    names = {*data.train_corpora, *data.validation_data}
+    given = [*data.train_corpora, *data.train_data, *data.validation_data]
+    names = {*given, *(Path(name).stem for name in given)}  # a definition that is given by its path goes by its stem
     manifests = [entry for entry in data.corpus_manifests if entry.partition("=")[0] in names]
     decided = {**asdict(data), "corpus_manifests": manifests}
     return {

@@ -10,11 +10,13 @@ import json
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from qat_plugin.arms import ARMS
+from qat_plugin.arms import ARMS, FLOAT_FOLDED
+from qat_plugin.data.corpora import known_corpora
 from qat_plugin.data.languages import language_code
 from qat_plugin.fake_quant.schemes import GROUP_SIZES
 from qat_plugin.recipe import is_of_errors
@@ -165,6 +167,18 @@ def _epochs(v: Values) -> Iterator[str]:
         )
 
 
+def _corpus_manifests(v: Values) -> Iterator[str]:
+    given = [*v["train_corpora"], *v["train_data"], *v["validation_data"], *v["corpora"], *v["test_data"]]
+    names = sorted({*known_corpora(), *(Path(name).stem for name in given)})
+    for entry in v["corpus_manifests"]:
+        name = entry.partition("=")[0]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            yield f"corpus_manifests names {quote(name)}, which no corpus is called" + (
+                f": did you mean {quote(near[0])}?" if near else f"; known are {', '.join(names)}"
+            )
+
+
 def _validation(v: Values) -> Iterator[str]:
     train = {*v["train_corpora"], *v["train_data"]}
     validation, test = set(v["validation_data"]), {*v["corpora"], *v["test_data"]}
@@ -269,6 +283,11 @@ def _evaluation(v: Values) -> Iterator[str]:
             yield f"arms is {quote(arms)}: {quote(arm)} is not one of {', '.join(ARMS)}"
     if len(set(arms)) < len(arms):
         yield f"arms is {quote(arms)}: name each arm once"
+    if FLOAT_FOLDED in arms and v["encoder_context"] != "auto":
+        yield (
+            f"arms is {quote(arms)} and encoder_context is {quote(v['encoder_context'])}: {quote(FLOAT_FOLDED)} is float with "
+            'silence folded, and nothing would be; take it out, or set encoder_context to "auto"'
+        )
     if not arms:
         yield f"arms is []: name at least one of {', '.join(ARMS)}"
     if not (v["corpora"] or v["test_data"]):
@@ -329,6 +348,7 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _durations,
     _streaming,
     _epochs,
+    _corpus_manifests,
     _validation,
     _quantization,
     _distillation,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
-from qat_plugin.errors import WorkspaceError
+from qat_plugin.errors import EvaluationError, WorkspaceError
 from qat_plugin.files import PARITY_FILE, sha256_of
 from qat_plugin.publishing_steps import card, check_is_measured, check_normalizer
 from qat_plugin.recipe import Recipe, training_speech
@@ -231,7 +231,7 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         **_export_states(workspace, evaluation.arms),
         **_test_speech(recipe),
     }
-    if workspace.is_done("evaluate", inputs) and workspace.results_file.is_file():
+    if workspace.is_done("evaluate", inputs) and _holds_evaluation(recipe, workspace):
         say("evaluate", f"done already: {workspace.results_file}")
     else:
         say(
@@ -246,6 +246,25 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
                 costs = _measure_costs(recipe, workspace, corpora[0])
             _write_results(recipe, workspace, corpora, costs, overlap)
     print(render_table(read_results(workspace.results_file)))
+
+
+def _holds_evaluation(recipe: Recipe, workspace: Workspace) -> bool:
+    """Whether results and transcripts of an evaluation are all there, as this version reads them."""
+    from qat_plugin.data.corpora import find_corpora
+    from qat_plugin.evaluation.results import read_results
+
+    try:
+        read_results(workspace.results_file)
+    except EvaluationError as error:
+        if workspace.results_file.is_file():
+            say("evaluate", f"again: {error}")
+        return False
+    corpora = find_corpora(_test_names(recipe), recipe.data.corpus_manifests)
+    return all(
+        (workspace.evaluation / corpus.name / f"{arm}.jsonl").is_file()
+        for corpus in corpora
+        for arm in recipe.evaluation.arms
+    )
 
 
 def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:
@@ -282,7 +301,11 @@ def _measure(recipe: Recipe, workspace: Workspace) -> tuple[list[Any], OverlapRe
     overlap = check_overlap(recipe, corpora)
     compared = f"{overlap.same_text} of {overlap.test_rows} test texts, and no test audio, are in the training speech"
     unchecked = f"; not compared, because streamed: {', '.join(overlap.unchecked)}" if overlap.unchecked else ""
-    say("evaluate", compared + unchecked)
+    silent = sorted({name for found in overlap.corpora.values() for name in found.without_text})
+    say(
+        "evaluate",
+        compared + unchecked + (f"; texts not compared with {', '.join(silent)}, which has none" if silent else ""),
+    )
     for corpus in corpora:
         for arm in evaluation.arms:
             evaluate_arm(

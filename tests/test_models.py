@@ -63,6 +63,11 @@ def test_unusable_weights(folder: Path, damage: Callable[[Path], Any], message: 
         load_whisper(folder)
 
 
+def test_the_field_that_names_a_model_is_told(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"^teacher_model_name_or_path is '.*lage', which is neither a folder"):
+        load_whisper(folder / "lage", field="teacher_model_name_or_path")
+
+
 def test_a_damaged_checkpoint_cannot_be_exported(folder: Path) -> None:
     truncate(folder / "model.safetensors", 90_000)
     with pytest.raises(ModelError, match=r"model/model\.safetensors is no whole safetensors file \("):

@@ -13,7 +13,7 @@ from qat_plugin.recipe_checks import check_types, check_values
 from qat_plugin.recipe_loading import load_recipe
 
 GOOD: dict[str, Any] = {
-    "language": "french", "task": "transcribe", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "streaming": False,
+    "language": "french", "task": "transcribe", "encoder_context": "auto", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "corpus_manifests": [], "streaming": False,
     "max_train_samples": None, "min_duration_in_seconds": 0.2, "max_duration_in_seconds": 30.0,
     "max_label_length": None, "max_bad_row_share": 0.01, "join_to_seconds": 0.0, "speed_perturbation": 0.0,
     "preprocessing_num_workers": 1,
@@ -42,6 +42,9 @@ def test_good_values_have_no_message() -> None:
         ({"language": "frensh"}, ['language is "frensh", which Whisper does not know: did you mean \'french\'?']),
         ({"language": "xyz"}, ['language is "xyz", which Whisper does not know: give a name or code of']),
         ({"train_data": []}, ["train_corpora and train_data are both empty: name a corpus or a manifest"]),
+        ({"encoder_context": "full", "arms": ["fp", "fp-auto"]}, ['arms is ["fp", "fp-auto"] and encoder_context is "full": "fp-auto" is float with silence folded']),
+        ({"corpus_manifests": ["a=b.jsonl", "mtedx=c.jsonl", "zaion5=d.jsonl"]}, []),
+        ({"corpus_manifests": ["mtdx=c.jsonl"]}, ['corpus_manifests names "mtdx", which no corpus is called: did you mean "mtedx"?']),
         ({"corpora": []}, ["corpora and test_data are both empty: name a corpus or a manifest"]),
         ({"test_data": ["a.jsonl"]}, ['"a.jsonl" is both trained on and tested on: take it out of one of them']),
         (

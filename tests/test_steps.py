@@ -356,6 +356,35 @@ def test_a_private_corpus_is_measured_after_training_and_again_when_it_changed(f
     assert words(after) == words(before) + 1
 
 
+def test_an_evaluation_that_is_not_all_there_is_made_again(finished, recipe, tmp_path, capsys, monkeypatch):
+    """What errors then advise helps: evaluate does not say that it is done."""
+    own = shutil.copytree(finished, tmp_path / "out")
+    command = ["evaluate", str(recipe), "--output_dir", str(own)]
+    (own / "evaluation" / "clips" / "qat.jsonl").unlink()
+    assert main(command) == 0 and "done already" not in capsys.readouterr().err
+    assert (own / "evaluation" / "clips" / "qat.jsonl").is_file()
+    assert main(command) == 0 and "[evaluate] done already" in capsys.readouterr().err
+    (own / "evaluation" / "results.json").write_text("{")
+    assert main(command) == 0
+    assert "[evaluate] again: " in (said := capsys.readouterr().err) and "not JSON" in said
+
+
+def test_the_card_of_an_earlier_evaluation_is_not_published(finished, recipe, tmp_path, capsys):
+    own = shutil.copytree(finished, tmp_path / "out")
+    path = own / "evaluation" / "results.json"
+    results = json.loads(path.read_text())
+    command = ["push", str(recipe), "--output_dir", str(own), "--hub_model_id", "tester/tiny", "--dry_run"]
+    assert main(command) == 0, capsys.readouterr().err
+    results["measurements"]["qat"]["clips"]["deletions"] += 1
+    path.write_text(json.dumps(results))
+    assert main(command) == 1
+    assert (
+        "is the card of an earlier evaluation" in (error := capsys.readouterr().err)
+        and "run the step 'card' again" in error
+    )
+    assert main(["card", *command[1:4]]) == 0 and main(command) == 0
+
+
 def test_a_folder_of_audio_is_measured_again_when_its_metadata_changed(finished, recipe, tmp_path, capsys):
     own = shutil.copytree(finished, tmp_path / "out")
     folder = tmp_path / "folder"

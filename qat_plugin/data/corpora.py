@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -54,6 +54,11 @@ class CorpusDefinition:
         return {**source, "revision": commit or self.revision}
 
 
+@dataclass(frozen=True)
+class LocalCopy(CorpusDefinition):
+    """A corpus of the Hub that is read from a manifest or folder of one's own, whose columns are called as there or as usual."""
+
+
 def data_definition(path: str) -> CorpusDefinition:
     """A corpus of one's own: a manifest, or a folder of audio. Its name is the file's or folder's.
 
@@ -97,9 +102,10 @@ def find_corpus(name_or_path: str, corpus_manifests: Sequence[str] = ()) -> Corp
         )
     if definition.name in manifests:
         own = data_definition(manifests[definition.name])
-        return replace(
+        copy = replace(
             definition, source=own.source, path=own.path, config=None, split=None, revision=None, task_id=None
         )
+        return LocalCopy(**asdict(copy)) if definition.source == "hub" else copy
     if definition.source == "private":
         raise DataError(
             f"corpus '{definition.name}' is private: {definition.description or 'its audio is not published.'} "

@@ -88,7 +88,7 @@ def training_dataset(
         raise DataError("some training rows have no text. Load them with require_text, or train on pseudo labels.")
     for language in dict.fromkeys(dataset.languages):
         encoder.prefix(language)  # one that the model does not know must fail now
-    logger.info(dataset.report.summary())
+    dataset.report.log()
     return dataset
 
 

@@ -120,7 +120,7 @@ class Corpus:
             report.keep(result["duration"])
             yield result
         report.stop_if_too_bad(self.max_bad_row_share)
-        logger.info(report.summary())
+        logger.log(logging.WARNING if report.bad else logging.INFO, report.summary())
 
 
 def shuffle_buffer(items: Iterable[Item], size: int, rng: random.Random) -> Iterator[Item]:
@@ -175,7 +175,7 @@ def load_corpus(
         raise DataError(f"corpus '{definition.name}' is private. Resolve it with find_corpus and --corpus_manifests.")
     if max_samples is not None and max_samples < len(corpus):
         _draw(corpus, max_samples, seed)
-    logger.log(logging.WARNING if corpus.report.bad else logging.INFO, corpus.report.summary())
+    corpus.report.log()
     return corpus
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 from tqdm.auto import tqdm
 
-from qat_plugin.data.corpora import CorpusDefinition
+from qat_plugin.data.corpora import CorpusDefinition, LocalCopy
 from qat_plugin.data.hub import ROW_FEATURES
 from qat_plugin.data.manifests import ManifestRow, find_metadata, read_manifest
 from qat_plugin.data.report import LoadReport, Rejection
@@ -48,6 +48,7 @@ def check_local(
         text=definition.text_column,
         speaker=definition.speaker_column,
         require_text=keep.require_text,
+        or_usual=isinstance(definition, LocalCopy),
     )
     rules = RowRules(definition.name, columns, keep, path.resolve().parent, definition.language)
     report = LoadReport(definition.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +25,17 @@ class CorpusOverlap:
 
     Attributes:
         test_rows: rows compared; none of a streamed corpus.
-        same_text: of these, rows whose exact text (outer white space aside) is also a training text.
+        same_text: of these, rows whose text has the same words as a training text, however they are capitalized and punctuated.
         same_audio: of these, rows whose audio file is byte for byte also a training file.
         unchecked: training corpora that it was not compared with, because either is streamed.
+        without_text: training corpora of which only the audio was compared, because some rows have no text.
     """
 
     test_rows: int = 0
     same_text: int = 0
     same_audio: int = 0
     unchecked: list[str] = field(default_factory=list)
+    without_text: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -85,16 +88,23 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
 
     texts: dict[str, str] = {}
     by_duration: dict[float, list[tuple[Corpus, int]]] = defaultdict(list)
+    without_text: list[str] = []
     for corpus in train:
+        has_texts = True
         for index, (name, text, duration) in enumerate(_columns(corpus)):
             by_duration[duration].append((corpus, index))
-            if text is not None:
-                texts.setdefault(text, f"{corpus.name}:{name}")
+            if text is None:
+                has_texts = False
+            elif words := _words(text):
+                texts.setdefault(words, f"{corpus.name}:{name}")
+        if not has_texts:
+            without_text.append(corpus.name)
 
     hashes: dict[tuple[int, int], str] = {}
     audio_lines, text_lines = [], []
     for corpus in test:
         found = report.corpora[corpus.name]
+        found.without_text = list(without_text)
         for index, (name, text, duration) in enumerate(_columns(corpus)):
             found.test_rows += 1
             here = f"{corpus.name}:{name}"
@@ -103,9 +113,9 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
             if twin is not None:
                 found.same_audio += 1
                 audio_lines.append(f"{here} is the audio of {twin[0].name}:{_row_id(*twin)}")
-            if text in texts:
+            if text is not None and (words := _words(text)) in texts:
                 found.same_text += 1
-                text_lines.append(f"{here} has the text of {texts[text]}: {text!r}")
+                text_lines.append(f"{here} has the text of {texts[words]}: {text!r}")
     report.examples = (audio_lines + text_lines)[:MAX_EXAMPLES]
     if report.same_audio:
         raise DataError(
@@ -118,6 +128,11 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
             report.same_text, report.test_rows, "\n  ".join(report.examples),
         )  # fmt: skip
     return report
+
+
+def _words(text: str) -> str:
+    """Corpora write the same sentence with and without capitals and punctuation."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _columns(corpus: Corpus) -> Iterable[tuple[str, str | None, float]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from qat_plugin.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 10
 """Rows that a report names for each reason."""
@@ -82,15 +86,29 @@ class LoadReport:
             reasons = self._list(bad=True) + self._list(bad=False)
             raise DataError(f"corpus '{self.corpus}': none of its {self.total} rows is left.\n{reasons}".rstrip())
 
-    def summary(self) -> str:
-        """One line of counts, then one for each reason with its examples."""
+    def counts(self) -> str:
+        """One line: what is used, and how much is not, with the reasons."""
         line = f"corpus '{self.corpus}': {self.kept} of {self.total} rows used, {self.seconds / 60:.1f} min"
         if self.rejected:
             line += f"; {self.dropped} left out by filters, {self.bad} bad"
+            line += f" ({', '.join(f'{reason}: {rows.count}' for reason, rows in self.rejected.items())})"
+        return line
+
+    def summary(self) -> str:
+        """The line of counts, then one for each reason with its examples."""
         return "\n".join(
-            [line, *(f"  {note}" for note in self.notes)]
+            [self.counts(), *(f"  {note}" for note in self.notes)]
             + [text for text in (self._list(bad=True), self._list(bad=False)) if text]
         )
+
+    def log(self) -> None:
+        """Warn of bad rows with examples, and once in a process of what filters leave out; the rest is information."""
+        if self.bad:
+            logger.warning(self.summary())
+            return
+        if self.dropped:
+            _warn_once(self.counts())
+        logger.info(self.summary())
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: total, kept, seconds, and for each reason bad, count, examples."""
@@ -117,3 +135,9 @@ class LoadReport:
                 if rows.count > shown:
                     lines.append(f"    ... and {rows.count - shown} more")
         return "\n".join(lines)
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    # The steps of a run load the same corpora one after the other.
+    logger.warning(line)

@@ -72,6 +72,7 @@ def find_columns(
     text: str | None = None,
     speaker: str | None = None,
     require_text: bool = True,
+    or_usual: bool = False,
 ) -> Columns:
     """Match the columns of a source with what a row needs.
 
@@ -80,6 +81,7 @@ def find_columns(
         where: how messages call the source.
         audio, text, speaker: names that the corpus definition gives; the usual names are tried otherwise.
         require_text: whether a source without text is an error.
+        or_usual: whether the usual names are tried, too, where a given one is not there.
 
     Raises:
         DataError: a named column, or any column of audio or text, is missing; lists the columns found.
@@ -87,7 +89,7 @@ def find_columns(
     names = list(found)
 
     def pick(role: str, given: str | None, usual: tuple[str, ...], required: bool) -> str | None:
-        if given is not None:
+        if given is not None and not (or_usual and given not in names):
             if given not in names:
                 raise DataError(
                     f"{where}: the corpus definition names the {role} column '{given}', which is not there. "
@@ -179,8 +181,12 @@ class RowRules:
         }
 
     def _audio(self, value: Any) -> dict[str, Any] | Rejection:
-        if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path")):
-            return {"bytes": value.get("bytes"), "path": value.get("path")}
+        if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+            return {"bytes": value["bytes"], "path": value.get("path")}
+        if isinstance(value, Mapping):
+            value = value.get("path")
+            if self.folder is None and value:
+                return {"bytes": None, "path": value}  # of a dataset, which may be a URL
         if not isinstance(value, str) or not value.strip():
             return Rejection("no audio", f"'{self.columns.audio}' is {value!r}, not a path. Give one.", bad=True)
         path = Path(value).expanduser()

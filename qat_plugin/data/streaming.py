@@ -126,7 +126,7 @@ class TrainingStream(IterableDataset[dict[str, Any]]):
             busy = max(min(reader.workers, _shards(corpus, reader)) for corpus in corpora)
             samples = itertools.islice(samples, _share(share, reader.number, busy) if reader.number < busy else 0)
         yield from samples
-        logger.info(report.summary())
+        logger.log(logging.WARNING if report.bad else logging.INFO, report.summary())
 
     def _groups(self, corpus: Corpus, report: LoadReport, reader: _Reader) -> Iterator[list[Row]]:
         # datasets' streams divide their shards among the workers by themselves.

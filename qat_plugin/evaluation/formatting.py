@@ -63,3 +63,13 @@ def signed_range(interval: Sequence[float] | None, missing: str = "n/a") -> str:
 def count_and_share(count: int, whole: int) -> str:
     """3 of 60 is '3 (5.0 %)'."""
     return f"{count} ({percent(count / whole)} %)"
+
+
+def tested_part(recipe: Mapping[str, Any]) -> str:
+    """What a recipe takes of each test corpus, in words; empty: all of it."""
+    part = []
+    if recipe.get("min_eval_words", 1) > 1:
+        part.append(f"clips with {recipe['min_eval_words']} words or more")
+    if recipe.get("max_eval_samples"):
+        part.append(f"at most {recipe['max_eval_samples']} clips, drawn with seed {recipe['sample_seed']}")
+    return ", ".join(part)

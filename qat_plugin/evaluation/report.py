@@ -19,6 +19,7 @@ from qat_plugin.evaluation.formatting import (
     points,
     signed,
     signed_range,
+    tested_part,
 )
 from qat_plugin.evaluation.report_breakdown import breakdown_sections, cost_sections, interval_line
 from qat_plugin.evaluation.results import BASELINE
@@ -72,8 +73,9 @@ def render_report(results: Results, plots: Sequence[str] = ()) -> str:
         *cost_sections(results),
         "## Speech",
         markdown_table(*_corpus_table(results), text_columns=2),
-        "Test audio that is also training audio is refused before anything is measured; texts may be in both, spoken in "
-        "other recordings. Streamed corpora are not compared.",
+        *([f"Of each corpus: {part}."] if (part := tested_part(results["recipe"])) else []),
+        "A test file that is also a training file, byte for byte, is refused before anything is measured; texts of the same "
+        "words may be in both, spoken in other recordings. Streamed corpora are not compared.",
         "## Files",
         "Every file of an arm's folder counts.",
         markdown_table(*_file_table(results), text_columns=2),
@@ -245,7 +247,9 @@ def _shared_texts(overlap: Results | None) -> str:
     if overlap is None or not overlap["test_rows"]:
         return "not compared"
     compared = count_and_share(overlap["same_text"], overlap["test_rows"])
-    return compared + (f", without {', '.join(overlap['unchecked'])}" if overlap["unchecked"] else "")
+    # Results from before texts were told apart from recordings do not name those that have none.
+    missing = [*overlap["unchecked"], *overlap.get("without_text", [])]
+    return compared + (f", without {', '.join(missing)}" if missing else "")
 
 
 def _file_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -30,7 +30,7 @@
       "pooled": {ARM: MEASUREMENT}                  all corpora together, counts added
     }
 
-    OVERLAP = {"test_rows", "same_text", "same_audio": int, "unchecked": [training corpus, ...]}, see `qat_plugin.data.overlap`
+    OVERLAP = {"test_rows", "same_text", "same_audio": int, "unchecked", "without_text": [training corpus, ...]}, see `qat_plugin.data.overlap`
 
     MEASUREMENT = {
       "wer": fraction, "wer_interval": [low, high] | null,

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, 
 from qat_plugin.arms import ARMS, TRAINED
 from qat_plugin.errors import PublishError
 from qat_plugin.evaluation.baselines import baseline_notes
+from qat_plugin.evaluation.formatting import tested_part
 from qat_plugin.normalizers import NORMALIZERS
 from qat_plugin.publishing.languages import asked_of_clients, hub_language
 
@@ -65,6 +66,7 @@ def render(template: str, document: Document, **values: Any) -> str:
             "asked": asked_of_clients(document["settings"]),
             "by_corpus": _by_corpus(document),
             "heard": {corpus: _heard_in_training(document, corpus) for corpus in document["corpora"]},
+            "tested_part": tested_part(document["recipe"]),
             "normalizer": NORMALIZERS[document["settings"]["normalizer"]],
             "unverified": _unverified(document["parity"]),
         }
@@ -107,13 +109,18 @@ def card_metadata(document: Document) -> ModelCardData:
 
 
 def evaluation_results(document: Document) -> list[EvalResult]:
-    """The published arm's WER in percent on each test corpus, as the front matter lists them."""
-    entries, seen = [], []
+    """The published arm's WER in percent on each test corpus, as the front matter lists them.
+
+    The name of one measured on a part of its corpus (`max_eval_samples`, `min_eval_words`) says so.
+    """
+    entries, seen, part = [], [], tested_part(document["recipe"])
     for corpus, measurement in document["measurements"][ARM].items():
         definition = document["definitions"].get(corpus) or {}
         hub_id = definition.get("hub_id")
         place = {f"dataset_{key}": definition[key] for key in ("config", "split", "revision")} if hub_id else {}
         dataset = (hub_id or corpus, place)
+        # The index has one entry for a dataset, under the name of the first corpus that is of it.
+        told = ", ".join([*([corpus] if dataset in seen else []), *([part] if part else [])])
         entries.append(
             EvalResult(
                 task_type=_TASK,
@@ -121,8 +128,7 @@ def evaluation_results(document: Document) -> list[EvalResult]:
                 dataset_type=hub_id or corpus,
                 dataset_name=corpus,
                 metric_type="wer",
-                # The index has one entry for a dataset, under the name of the first corpus that is of it.
-                metric_name=f"WER ({corpus})" if dataset in seen else "WER",
+                metric_name=f"WER ({told})" if told else "WER",
                 metric_value=round(100 * measurement["wer"], 2),
                 **place,
             )
@@ -166,6 +172,8 @@ def _heard_in_training(document: Document, corpus: str) -> str:
         return "; ".join([*found, "not compared"])
     if overlap["same_text"]:
         found.append(f"{overlap['same_text']} of {overlap['test_rows']} texts")
+    if without_text := overlap.get("without_text"):  # which older results do not name
+        found.append(f"texts not compared with {', '.join(without_text)}, which has none")
     if overlap["unchecked"]:
         found.append(f"not compared with {', '.join(overlap['unchecked'])}")
     return "; ".join(found) or "nothing"

@@ -209,7 +209,7 @@ def _is_set(value: Any) -> bool:
 
 
 def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], hub_ids: Mapping[str, str | None]) -> Any:
-    """A recipe value as others may see it: of local paths, the last part of a model's and the last two of data's.
+    """A recipe value as others may see it: of local paths, the last part, and of a manifest's that says nothing one more.
 
     A corpus whose definition was given by its path goes by its name; `corpora` are those of all, in the recipe's order.
     `hub_ids` are those of the models that have one.
@@ -217,10 +217,16 @@ def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], hub_ids
     if name in _MODEL_FIELDS:
         return hub_ids[name] or Path(value).name
     if name in _PATH_FIELDS:
-        return ["/".join(Path(entry).parts[-2:]) if _is_path(entry) else entry for entry in value]
+        return [_shortened(entry) if _is_path(entry) else entry for entry in value]
     if name in _NAME_FIELDS:
         return [corpora[name][i] if _is_path(entry) else entry for i, entry in enumerate(value)]
     return value
+
+
+def _shortened(path: str) -> str:
+    """What names a corpus, as in `data_definition`: folders above it may be named after people."""
+    parts = Path(path).parts
+    return "/".join(parts[-2:] if Path(path).stem in ("manifest", "metadata") else parts[-1:])
 
 
 def _public_definition(name: str, definition: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -214,10 +214,17 @@ class QATCallback(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Tell the dataset its epoch. Accelerate does not, where it skips the batches that a resumed run has seen."""
-        dataset = getattr(train_dataloader, "dataset", None)
-        if dataset is not None and hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(int(state.epoch or 0))
+        """Tell the dataset and what orders it their epoch.
+
+        Accelerate does not, where it skips the batches that a resumed run has seen: the dataset never hears of it, and of
+        several processes the sampler, which lies deeper than accelerate looks, would give the first epoch's order again.
+        """
+        epoch, sampler = int(state.epoch or 0), getattr(train_dataloader, "batch_sampler", None)
+        while (inner := getattr(sampler, "batch_sampler", None)) is not None:
+            sampler = inner
+        for told in (getattr(train_dataloader, "dataset", None), getattr(sampler, "sampler", None)):
+            if told is not None and hasattr(told, "set_epoch"):
+                told.set_epoch(epoch)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any

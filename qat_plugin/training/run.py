@@ -107,7 +107,7 @@ def calibration_features(recipe: Recipe) -> list[NDArray[np.float32]]:
 
 def _teacher(recipe: Recipe) -> WhisperForConditionalGeneration | None:
     name = recipe.distillation.teacher_model_name_or_path
-    return None if name is None else load_whisper(name)
+    return None if name is None else load_whisper(name, field="teacher_model_name_or_path")
 
 
 def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QATTrainer:
@@ -121,14 +121,15 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     # A copy: the recipe's own output_dir is the folder of the whole run.
     args = copy.copy(recipe.training)
     args.output_dir = str(folder)
+    # First, for what is wrong with it should not be found behind hours of a teacher's transcripts.
+    validation = None
+    if recipe.data.validation_data:
+        validation = every_clip(recipe, recipe.data.validation_data, model, processor)
     with args.main_process_first(desc="training data"):
         speech = load_training_speech(recipe, model, processor, teacher, in_other_languages=True)
         dataset = speech.heard(args)
         # It may need more labels, which no two processes are to make at once.
         calibration = speech.calibration_batches(recipe.quantization.calibration_samples)
-    validation = None
-    if recipe.data.validation_data:
-        validation = every_clip(recipe, recipe.data.validation_data, model, processor)
     q, d = recipe.quantization, recipe.distillation
     qat = QATCallback(
         quantizer_config(recipe) if quantized else None,

@@ -173,7 +173,7 @@ def _teacher_labels(
 ) -> TeacherLabels:
     check_teacher(teacher, model, states=False)
     # The teacher hears clips as they were recorded.
-    heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0))
+    heard = training_speech(dataclasses.replace(recipe.data, speed_perturbation=0.0, validation_data=[]))
     context = encoder_context(recipe)
     return TeacherLabels(
         teacher,

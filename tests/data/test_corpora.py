@@ -10,6 +10,7 @@ import pytest
 from synthetic_speech import make_corpus
 
 from qat_plugin.data.corpora import CorpusDefinition, find_corpora, find_corpus, known_corpora, read_definition
+from qat_plugin.data.loading import load_corpus
 from qat_plugin.errors import DataError
 
 
@@ -48,6 +49,19 @@ def test_local_copy_replaces_a_hub_corpus(tmp_path: Path) -> None:
     definition = find_corpus("mtedx", [f"mtedx={manifest}"])
     assert (definition.name, definition.source, definition.path) == ("mtedx", "manifest", str(manifest))
     assert definition.revision is None and definition.split is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "read"),
+    [({}, "texte 0"), ({"sentence": "du Hub"}, "du Hub"), ({"client_id": "x"}, "texte 0")],
+)
+def test_a_local_copy_may_call_its_columns_as_usual_or_as_on_the_hub(
+    tmp_path: Path, columns: dict[str, str], read: str
+) -> None:
+    manifest = make_corpus(tmp_path / "mirror", [columns])
+    corpus = load_corpus(find_corpus("common-voice-fr", [f"common-voice-fr={manifest}"]))
+    (row,) = corpus
+    assert (row["text"], row["speaker"]) == (read, columns.get("client_id"))
 
 
 @pytest.mark.parametrize("entry", ["zaion5", "=a.jsonl", "zaion5="])

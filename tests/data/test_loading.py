@@ -232,6 +232,28 @@ def test_filters_count_and_name_what_they_leave_out(tmp_path: Path) -> None:
     assert json.loads(json.dumps(corpus.report.as_dict()))["rejected"]["longer than 2 s"]["count"] == 1
 
 
+def test_what_filters_leave_out_is_said_once_without_being_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_corpus(tmp_path / "said", [{"seconds": 0.1}, {"seconds": 1.0}])
+    for _ in range(2):
+        load(path, keep=RowFilter(min_duration=0.2))
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["corpus 'said': 1 of 2 rows used, 0.0 min; 1 left out by filters, 0 bad (shorter than 0.2 s: 1)"]
+
+
+def test_a_path_within_an_object_starts_at_the_manifest_too(tmp_path: Path) -> None:
+    write_tone(tmp_path / "clips" / "a.wav", seconds=0.5)
+    path = write_jsonl(tmp_path / "m.jsonl", [{"audio": {"path": "clips/a.wav", "bytes": None}, "text": "un"}])
+    corpus = load(path)
+    (row,) = corpus
+    assert corpus.read(row).shape == (8000,)
+    for odd in ({"bytes": "UklGRg=="}, {}):
+        write_jsonl(path, [{"audio": odd, "text": "un"}])
+        with pytest.raises(DataError, match=r"'audio' is .*, not a path\. Give one"):
+            load(path)
+
+
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     path = make_corpus(tmp_path / "c", [{}, {}])
     with pytest.raises(DataError, match=r"none of its 2 rows is left\.\n  2 x longer than 0\.5 s"):

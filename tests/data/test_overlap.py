@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from synthetic_speech import make_corpus
 from qat_plugin.data.corpora import data_definition
 from qat_plugin.data.loading import Corpus, load_corpus
 from qat_plugin.data.overlap import CorpusOverlap, assert_no_overlap
+from qat_plugin.data.rows import RowFilter
 from qat_plugin.errors import DataError
 
 
@@ -31,11 +33,22 @@ def test_same_audio_under_another_name_and_text_is_refused(tmp_path: Path) -> No
 
 def test_shared_text_is_counted(tmp_path: Path) -> None:
     train = [load(make_corpus(tmp_path / "train", [{"text": "oui"}, {"text": "non"}]))]
-    rows = [{"text": "oui", "frequency": 900}, {"text": "Oui", "frequency": 950}]
+    rows = [{"text": "ouf", "frequency": 900}, {"text": "Oui !", "frequency": 950}, {"text": "!", "frequency": 990}]
     test = [load(make_corpus(tmp_path / "test", rows))]
     report = assert_no_overlap(train, test)
-    assert (report.test_rows, report.same_text, report.same_audio) == (2, 1, 0)
-    assert report.examples == ["test:clip0.wav has the text of train:clip0.wav: 'oui'"]
+    assert (report.test_rows, report.same_text, report.same_audio) == (3, 1, 0)
+    assert report.examples == ["test:clip1.wav has the text of train:clip0.wav: 'Oui !'"]
+
+
+def test_speech_without_texts_is_told_to_have_none(tmp_path: Path) -> None:
+    written = load(make_corpus(tmp_path / "written", [{"text": "oui"}]))
+    make_corpus(tmp_path / "spoken", [{"frequency": 650}, {"frequency": 700}])
+    rows = [{"audio": "clip0.wav"}, {"audio": "clip1.wav"}]
+    manifest = tmp_path / "spoken" / "silent.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spoken = load_corpus(data_definition(str(manifest)), keep=RowFilter(require_text=False))
+    test = load(make_corpus(tmp_path / "test", [{"text": "oui", "frequency": 900}]))
+    assert assert_no_overlap([written, spoken], [test]).corpora == {"test": CorpusOverlap(1, 1, 0, [], ["silent"])}
 
 
 def test_each_test_corpus_has_its_own_counts(tmp_path: Path) -> None:

@@ -324,8 +324,18 @@ def test_shared_texts_are_told(results: dict[str, Any]) -> None:
     report = render_report(results)
     assert cells(report, "studio", "fr", under="Speech")[-1] == "3 (15.0 %)"
     assert cells(report, "street", "fr", under="Speech")[-1] == "0 (0.0 %), without radio"
+    results["corpora"]["street"]["overlap"]["without_text"] = ["calls"]
+    assert cells(render_report(results), "street", "fr", under="Speech")[-1] == "0 (0.0 %), without radio, calls"
     results["corpora"]["street"]["overlap"] = {"test_rows": 0, "same_text": 0, "same_audio": 0, "unchecked": ["radio"]}
     assert cells(render_report(results), "street", "fr", under="Speech")[-1] == "not compared"
+
+
+def test_a_part_of_the_test_speech_is_not_shown_as_the_whole(results: dict[str, Any]) -> None:
+    assert "Of each corpus" not in render_report(results)
+    results["recipe"] |= {"min_eval_words": 4, "max_eval_samples": 50, "sample_seed": 42}
+    assert "\n\nOf each corpus: clips with 4 words or more, at most 50 clips, drawn with seed 42.\n\n" in render_report(
+        results
+    )
 
 
 def test_no_training_no_curve(results: dict[str, Any], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from card_sample import RECIPE
 from huggingface_hub import ModelCard
 
+from qat_plugin.arms import ARMS
 from qat_plugin.errors import PublishError
 from qat_plugin.publishing import render_card, write_card
 from qat_plugin.publishing.document import card_document
@@ -171,6 +172,33 @@ def test_no_local_path_is_published(card_folder: Path) -> None:
     assert "mine/manifest.jsonl" in (card_folder / "README.md").read_text()
 
 
+def test_a_folder_above_a_manifest_with_a_name_is_not_published(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    results["recipe"] |= {"train_data": ["/home/alice/calls.jsonl", "/data/client/talks"]}
+    assert card_document(results, onnx_folders["qat"])["recipe"]["train_data"] == ["calls.jsonl", "talks"]
+
+
+def test_a_part_of_the_test_speech_is_not_published_as_the_whole(
+    results: dict[str, Any], onnx_folders: dict[str, Path]
+) -> None:
+    def rendered() -> str:
+        return render_card(card_document(results, onnx_folders["qat"]))
+
+    assert "Of each corpus" not in rendered()
+    results["recipe"] |= {"min_eval_words": 4, "max_eval_samples": 50, "sample_seed": 42}
+    part, text = "clips with 4 words or more, at most 50 clips, drawn with seed 42", rendered()
+    assert f"\n\nOf each corpus: {part}.\n\n" in text
+    names = [m["name"] for entry in front_matter(text)["model-index"][0]["results"] for m in entry["metrics"]]
+    assert names == [f"WER ({part})"] * len(results["corpora"])
+
+
+def test_every_arm_has_a_name_of_its_own() -> None:
+    described = [arm.description for arm in ARMS.values()]
+    assert len(set(described)) == len(described)
+    assert not [text for text in described if "the same" in text or any(name in text.split(", ")[0] for name in ARMS)]
+
+
 def test_no_speaker_is_named(card_folder: Path, results: dict[str, Any], onnx_folders: dict[str, Path]) -> None:
     assert "worst_speakers" not in (card_folder / "results.json").read_text()
     for measurement in (results["measurements"]["qat"]["studio"], results["pooled"]["qat"]):
@@ -214,7 +242,9 @@ def test_what_training_heard_of_each_test_corpus(document: dict[str, Any]) -> No
     document["training"]["corpora"]["big-fr"]["hub_id"] = "someone/studio-fr"
     shared["unchecked"] = ["big-fr", "other"]
     assert heard() == ["its dataset; 3 of 8 texts; not compared with big-fr, other", "nothing"]
-    legend = render_card(document).partition("Heard in training:\n")[2].partition("\n\nA test recording")[0]
+    document["corpora"]["calls"]["overlap"]["without_text"] = ["radio"]
+    assert heard()[1] == "texts not compared with radio, which has none"
+    legend = render_card(document).partition("Heard in training:\n")[2].partition("\n\nA test file")[0]
     assert re.findall(r"\*(.*?)\*", legend) == ["nothing", "texts", "its dataset", "not compared"]
     assert "What openai/whisper-tiny had heard of it before is not known" in render_card(document)
 
@@ -374,7 +404,15 @@ def test_the_recipe_in_the_card_is_one_that_loads(
         shown = tmp_path / "shown.json"
         shown.write_text(text.split("```json\n")[1].split("```")[0])
         again = recipe_to_dict(load_recipe(shown, ["--output_dir", "output"]))
-        undecided = ("output_dir", "model_name_or_path", "run_name", "train_data", "test_data", "save_total_limit")
+        undecided = (
+            "output_dir",
+            "model_name_or_path",
+            "run_name",
+            "train_data",
+            "validation_data",
+            "test_data",
+            "save_total_limit",
+        )
         differing = {name for name in given if again[name] != given[name] and name not in undecided}
         # Evaluation while it trains decides where the best checkpoint is taken.
         free = r"(logging|dataloader|report|do)_" + ("" if given["load_best_model_at_end"] else "|(eval|save)_")

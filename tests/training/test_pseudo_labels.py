@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -232,6 +233,26 @@ def test_the_teacher_hears_what_a_step_needs_and_each_clip_once(recipe_file, tmp
     assert [torch.equal(batch["labels"][0, -3:], torch.tensor([40, 40, 256])) for batch in batches] == [True, True]
     for batch, index in zip(batches, (0, 2), strict=True):
         assert torch.equal(batch["input_features"][0], torch.as_tensor(trainer.train_dataset[index]["input_features"]))
+
+
+def test_validation_speech_is_looked_at_first_and_decides_no_transcript(recipe_file, tmp_path, heard):
+    def train(*options: str) -> None:
+        make_trainer(load_recipe(recipe_file, list(options)), tmp_path / "train")
+
+    silent = tmp_path / "silent.jsonl"
+    rows = [
+        json.loads(line) for line in Path(json.loads(recipe_file.read_text())["train_data"][0]).read_text().splitlines()
+    ]
+    silent.write_text("".join(json.dumps({**row, "text": None}) + "\n" for row in rows))
+    with pytest.raises(DataError, match="text"):
+        train("--eval_strategy", "steps", "--validation_data", str(silent))
+    assert sum(heard) == 0
+    train()
+    made = sum(heard)
+    written = tmp_path / "written.jsonl"
+    written.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train("--eval_strategy", "steps", "--validation_data", str(written))
+    assert sum(heard) == made > 0
 
 
 def test_clips_that_no_step_hears_are_not_transcribed(recipe_file, tmp_path, heard):

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from transformers import (
     GenerationConfig,
     Seq2SeqTrainer,
@@ -25,6 +27,7 @@ from qat_plugin.fake_quant import QuantizerConfig, fake_quant_layers, read_check
 from qat_plugin.models import load_fake_quant, load_whisper
 from qat_plugin.training import LossWeights, QATCallback, QATTrainer
 from qat_plugin.training.run import last_checkpoint
+from qat_plugin.training.trainer import _BatchesOfOneLength
 
 DISTILLATION = LossWeights(ce=0.5, kl=1.0, encoder=1.0, decoder=1.0, temperature=2.0)
 
@@ -437,6 +440,24 @@ def test_clips_of_one_length_are_batched_together_and_a_resumed_run_keeps_the_or
     for step in (9, 18):
         train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert_equal(expected, tensors(tmp_path / "checkpoint-20"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_order_of_a_resumed_epoch_is_that_of_the_epoch_with_any_number_of_processes(processes):
+    """As the Trainer prepares it: with several processes, what orders the clips lies one layer deeper."""
+
+    def batches(epoch: int, skipped: int) -> list[list[int]]:
+        lengths = [1.0 + i % 7 for i in range(24)]
+        sampler = _BatchesOfOneLength(2, [round(100 * length) for length in lengths], seed=3)
+        loader = prepare_data_loader(
+            DataLoader(list(range(24)), batch_size=2, sampler=sampler), num_processes=processes, process_index=0
+        )
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        QATCallback("int8").on_epoch_begin(None, SimpleNamespace(epoch=epoch), None, train_dataloader=loader)
+        return [batch.tolist() for batch in loader]
+
+    whole = batches(2, 0)
+    assert batches(2, 3) == whole[3:] != batches(0, 3)
 
 
 def test_a_checkpoint_that_was_still_being_saved_is_not_gone_on_from(tiny_whisper_dir, tmp_path):
