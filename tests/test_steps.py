@@ -372,6 +372,7 @@ def test_an_evaluation_that_is_not_all_there_is_made_again(finished, recipe, tmp
 def test_the_card_of_an_earlier_evaluation_is_not_published(finished, recipe, tmp_path, capsys):
     own = shutil.copytree(finished, tmp_path / "out")
     path = own / "evaluation" / "results.json"
+    assert main(["evaluate", str(recipe), "--output_dir", str(own)]) == 0
     results = json.loads(path.read_text())
     command = ["push", str(recipe), "--output_dir", str(own), "--hub_model_id", "tester/tiny", "--dry_run"]
     assert main(command) == 0, capsys.readouterr().err

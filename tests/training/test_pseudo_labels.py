@@ -239,18 +239,17 @@ def test_validation_speech_is_looked_at_first_and_decides_no_transcript(recipe_f
     def train(*options: str) -> None:
         make_trainer(load_recipe(recipe_file, list(options)), tmp_path / "train")
 
-    silent = tmp_path / "silent.jsonl"
-    rows = [
-        json.loads(line) for line in Path(json.loads(recipe_file.read_text())["train_data"][0]).read_text().splitlines()
-    ]
+    spoken = Path(json.loads(recipe_file.read_text())["train_data"][0])
+    rows = [json.loads(line) for line in spoken.read_text().splitlines()]
+    rows = [{**row, "audio": str(spoken.parent / row["audio"])} for row in rows]
+    silent, written = tmp_path / "silent.jsonl", tmp_path / "written.jsonl"
     silent.write_text("".join(json.dumps({**row, "text": None}) + "\n" for row in rows))
+    written.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match="text"):
         train("--eval_strategy", "steps", "--validation_data", str(silent))
     assert sum(heard) == 0
     train()
     made = sum(heard)
-    written = tmp_path / "written.jsonl"
-    written.write_text("".join(json.dumps(row) + "\n" for row in rows))
     train("--eval_strategy", "steps", "--validation_data", str(written))
     assert sum(heard) == made > 0
 

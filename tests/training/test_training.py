@@ -449,11 +449,12 @@ def test_the_order_of_a_resumed_epoch_is_that_of_the_epoch_with_any_number_of_pr
     def batches(epoch: int, skipped: int) -> list[list[int]]:
         lengths = [1.0 + i % 7 for i in range(24)]
         sampler = _BatchesOfOneLength(2, [round(100 * length) for length in lengths], seed=3)
-        loader = prepare_data_loader(
+        prepared = prepare_data_loader(
             DataLoader(list(range(24)), batch_size=2, sampler=sampler), num_processes=processes, process_index=0
         )
-        loader = skip_first_batches(loader, skipped) if skipped else loader
-        QATCallback("int8").on_epoch_begin(None, SimpleNamespace(epoch=epoch), None, train_dataloader=loader)
+        loader = skip_first_batches(prepared, skipped) if skipped else prepared
+        loader.set_epoch(epoch)
+        QATCallback("int8").on_epoch_begin(None, SimpleNamespace(epoch=epoch), None, train_dataloader=prepared)
         return [batch.tolist() for batch in loader]
 
     whole = batches(2, 0)
