@@ -6,12 +6,9 @@ Every function is pure: values in, a list of messages out. A message quotes the 
 from __future__ import annotations
 
 import difflib
-import json
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
@@ -20,6 +17,7 @@ from qat_plugin.data.corpora import known_corpora
 from qat_plugin.data.languages import language_code
 from qat_plugin.fake_quant.schemes import GROUP_SIZES
 from qat_plugin.recipe import is_of_errors
+from qat_plugin.recipe_types import quote
 
 Values = Mapping[str, Any]
 """Every field of a recipe by its name, defaults filled in."""
@@ -61,11 +59,6 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
 _DISTILLATION_WEIGHTS = ("kl_weight", "encoder_weight", "decoder_weight")
 
 
-def quote(value: Any) -> str:
-    """A value as a recipe spells it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` is most likely meant to be, if any is near."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
@@ -81,18 +74,6 @@ def check_keys(keys: Iterable[str], known: Iterable[str]) -> list[str]:
             near = closest(key, names)
             mend = f"did you mean '{near}'?" if near else "'qat-plugin fields' lists the fields"
             messages.append(f"unknown field '{key}': {mend}")
-    return messages
-
-
-def check_types(values: Values, hints: Mapping[str, Any]) -> list[str]:
-    """A message for every value that is not of its field's type; `hints` are resolved type hints by field."""
-    messages = []
-    for name, value in values.items():
-        if not _matches(value, hints[name]):
-            message = f"{name} is {quote(value)}: it must be {_describe(hints[name])}"
-            if isinstance(value, str) and _matches(_unquoted(value), hints[name]):
-                message += "; write it without quotes"
-            messages.append(message)
     return messages
 
 
@@ -359,62 +340,3 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _precision,
     _tokens,
 )
-
-
-def _unquoted(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a Union. Beside an Enum, `str` is none: transformers spells its enums `Enum | str`."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    has_enum = any(isinstance(option, type) and issubclass(option, Enum) for option in options)
-    return tuple(option for option in options if not (has_enum and option is str))
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    options = _options(hint)
-    if len(options) > 1:
-        return any(_matches(value, option) for option in options)
-    kind = options[0]
-    if kind is Any:
-        return True
-    if kind in (None, types.NoneType):
-        return value is None
-    origin = get_origin(kind) or kind
-    if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
-    if origin is list:
-        return isinstance(value, list) and all(_matches(item, get_args(kind)[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if issubclass(origin, Enum):
-        return any(value == choice.value for choice in origin)
-    if origin is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Exact, because True is an int to isinstance. Objects that JSON cannot spell never match.
-    return type(value) is origin
-
-
-_WORDS = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "an object"}
-
-
-def _describe(hint: Any) -> str:
-    words = []
-    for kind in _options(hint):
-        origin = get_origin(kind) or kind
-        if origin is Literal:
-            words.append("one of " + ", ".join(quote(choice) for choice in get_args(kind)))
-        elif origin is list:
-            item = get_args(kind)[0]
-            words.append("a list of strings" if item is str else f"a list of items that are each {_describe(item)}")
-        elif kind in (None, types.NoneType):
-            words.append("null")
-        elif isinstance(origin, type) and issubclass(origin, Enum):
-            words.append("one of " + ", ".join(quote(choice.value) for choice in origin))
-        elif origin in _WORDS:
-            words.append(_WORDS[origin])
-    return " or ".join(words)

@@ -25,7 +25,8 @@ from qat_plugin.recipe import (
     QuantizationArguments,
     Recipe,
 )
-from qat_plugin.recipe_checks import check_keys, check_types, check_values, closest, quote
+from qat_plugin.recipe_checks import check_keys, check_values, closest
+from qat_plugin.recipe_types import check_types, quote
 from qat_plugin.shipped import recipes_folder
 
 GROUPS: tuple[type, ...] = (

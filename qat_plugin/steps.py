@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
-from qat_plugin.errors import EvaluationError, WorkspaceError
+from qat_plugin.errors import WorkspaceError
 from qat_plugin.files import PARITY_FILE, sha256_of
 from qat_plugin.publishing_steps import card, check_is_measured, check_normalizer
 from qat_plugin.recipe import Recipe, training_speech
@@ -208,7 +208,7 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
     """Measure every arm on every test corpus, one after the other, and write results, report and plots."""
     from qat_plugin.evaluation.decoder import DECODING_VERSION
     from qat_plugin.evaluation.report import render_table
-    from qat_plugin.evaluation.results import read_results
+    from qat_plugin.evaluation.results import is_whole, read_results
 
     evaluation, decided = recipe.evaluation, training_inputs(recipe)
     for arm in evaluation.arms:
@@ -231,7 +231,7 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
         **_export_states(workspace, evaluation.arms),
         **_test_speech(recipe),
     }
-    if workspace.is_done("evaluate", inputs) and _holds_evaluation(recipe, workspace):
+    if workspace.is_done("evaluate", inputs) and is_whole(workspace.results_file):
         say("evaluate", f"done already: {workspace.results_file}")
     else:
         say(
@@ -246,25 +246,6 @@ def evaluate(recipe: Recipe, workspace: Workspace) -> None:
                 costs = _measure_costs(recipe, workspace, corpora[0])
             _write_results(recipe, workspace, corpora, costs, overlap)
     print(render_table(read_results(workspace.results_file)))
-
-
-def _holds_evaluation(recipe: Recipe, workspace: Workspace) -> bool:
-    """Whether results and transcripts of an evaluation are all there, as this version reads them."""
-    from qat_plugin.data.corpora import find_corpora
-    from qat_plugin.evaluation.results import read_results
-
-    try:
-        read_results(workspace.results_file)
-    except EvaluationError as error:
-        if workspace.results_file.is_file():
-            say("evaluate", f"again: {error}")
-        return False
-    corpora = find_corpora(_test_names(recipe), recipe.data.corpus_manifests)
-    return all(
-        (workspace.evaluation / corpus.name / f"{arm}.jsonl").is_file()
-        for corpus in corpora
-        for arm in recipe.evaluation.arms
-    )
 
 
 def _export_states(workspace: Workspace, arms: list[str]) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 from qat_plugin.errors import RecipeError
-from qat_plugin.recipe_checks import check_types, check_values
+from qat_plugin.recipe_checks import check_values
 from qat_plugin.recipe_loading import load_recipe
+from qat_plugin.recipe_types import check_types
 
 GOOD: dict[str, Any] = {
     "language": "french", "task": "transcribe", "encoder_context": "auto", "train_corpora": [], "train_data": ["a.jsonl"], "validation_data": [], "corpus_manifests": [], "streaming": False,

@@ -67,6 +67,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ from qat_plugin.evaluation.normalizer import get_normalizer
 from qat_plugin.evaluation.scoring import Scored, measure_arms, pool, rounded, score
 from qat_plugin.evaluation.transcripts import Transcript, read_transcripts
 from qat_plugin.files import DESCRIPTION_FILE, write_whole
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 BASELINE = FLOAT
@@ -210,6 +213,20 @@ def read_results(path: Path) -> dict[str, Any]:
             "run the evaluation again"
         )
     return results
+
+
+def is_whole(path: Path) -> bool:
+    """Whether results.json is one that this version reads, with the transcripts that it was scored from beside it."""
+    if not path.is_file():
+        return False
+    try:
+        results = read_results(path)
+    except EvaluationError as error:
+        logger.warning("%s", error)
+        return False
+    return all(
+        (path.parent / corpus / f"{arm}.jsonl").is_file() for corpus in results["corpora"] for arm in results["arms"]
+    )
 
 
 def _in_order(arms: Iterable[str]) -> list[str]:
