@@ -282,11 +282,8 @@ def _measure(recipe: Recipe, workspace: Workspace) -> tuple[list[Any], OverlapRe
     overlap = check_overlap(recipe, corpora)
     compared = f"{overlap.same_text} of {overlap.test_rows} test texts, and no test audio, are in the training speech"
     unchecked = f"; not compared, because streamed: {', '.join(overlap.unchecked)}" if overlap.unchecked else ""
-    silent = sorted({name for found in overlap.corpora.values() for name in found.without_text})
-    say(
-        "evaluate",
-        compared + unchecked + (f"; texts not compared with {', '.join(silent)}, which has none" if silent else ""),
-    )
+    some = sorted({name for found in overlap.corpora.values() for name in found.without_text})
+    say("evaluate", compared + unchecked + (f"; texts as far as known of {', '.join(some)}" if some else ""))
     for corpus in corpora:
         for arm in evaluation.arms:
             evaluate_arm(

@@ -28,7 +28,7 @@ class CorpusOverlap:
         same_text: of these, rows whose text has the same words as a training text, however they are capitalized and punctuated.
         same_audio: of these, rows whose audio file is byte for byte also a training file.
         unchecked: training corpora that it was not compared with, because either is streamed.
-        without_text: training corpora of which only the audio was compared, because some rows have no text.
+        without_text: training corpora some or all of whose rows have no text to compare; their audio was.
     """
 
     test_rows: int = 0

@@ -247,9 +247,10 @@ def _shared_texts(overlap: Results | None) -> str:
     if overlap is None or not overlap["test_rows"]:
         return "not compared"
     compared = count_and_share(overlap["same_text"], overlap["test_rows"])
-    # Results from before texts were told apart from recordings do not name those that have none.
-    missing = [*overlap["unchecked"], *overlap.get("without_text", [])]
-    return compared + (f", without {', '.join(missing)}" if missing else "")
+    compared += f", without {', '.join(overlap['unchecked'])}" if overlap["unchecked"] else ""
+    # Results from before texts were told apart from recordings do not name those that lack some.
+    some = overlap.get("without_text")
+    return compared + (f", as far as known of {', '.join(some)}" if some else "")
 
 
 def _file_table(results: Results) -> tuple[list[str], list[list[str]]]:

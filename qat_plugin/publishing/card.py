@@ -173,7 +173,7 @@ def _heard_in_training(document: Document, corpus: str) -> str:
     if overlap["same_text"]:
         found.append(f"{overlap['same_text']} of {overlap['test_rows']} texts")
     if without_text := overlap.get("without_text"):  # which older results do not name
-        found.append(f"texts not compared with {', '.join(without_text)}, which has none")
+        found.append(f"texts compared as far as known of {', '.join(without_text)}")
     if overlap["unchecked"]:
         found.append(f"not compared with {', '.join(overlap['unchecked'])}")
     return "; ".join(found) or "nothing"

@@ -243,7 +243,7 @@ def test_what_training_heard_of_each_test_corpus(document: dict[str, Any]) -> No
     shared["unchecked"] = ["big-fr", "other"]
     assert heard() == ["its dataset; 3 of 8 texts; not compared with big-fr, other", "nothing"]
     document["corpora"]["calls"]["overlap"]["without_text"] = ["radio"]
-    assert heard()[1] == "texts not compared with radio, which has none"
+    assert heard()[1] == "texts compared as far as known of radio"
     legend = render_card(document).partition("Heard in training:\n")[2].partition("\n\nA test file")[0]
     assert re.findall(r"\*(.*?)\*", legend) == ["nothing", "texts", "its dataset", "not compared"]
     assert "What openai/whisper-tiny had heard of it before is not known" in render_card(document)
