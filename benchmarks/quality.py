@@ -8,7 +8,8 @@ trained on, studio prompts in the tested languages included; no speaker is in bo
 these five languages (`pseudo_label_languages`), without a clip of the speech that is left out. Runs the recipe `whisper-base-TARGET` in
 `bench-quality-TARGET/`, goes on where it stopped, and writes benchmarks/results/quality-TARGET.json, on CPUs without VNNI
 quality-TARGET-without-vnni.json. What another machine has trained in that folder, as one with a GPU (here `--use_cpu true`
-then), has `-trained-elsewhere` in its name.
+then), has `-trained-elsewhere` in its name. With `--unheard`, what is trained is tested on Portuguese and Dutch instead, and
+`-unheard` is in the name.
 """
 
 from __future__ import annotations
@@ -131,12 +132,15 @@ def held_back_speech(common_voice: Path) -> tuple[list[Path], list[Path]]:
     return of_trained, of_chosen
 
 
-def quality_recipe(common_voice: Path, target: str, arms: Sequence[str], overrides: Sequence[str]) -> Recipe:
-    """The recipe `whisper-base-TARGET` on this speech."""
-    train, _ = held_back_speech(common_voice)
+def quality_recipe(
+    common_voice: Path, target: str, arms: Sequence[str], overrides: Sequence[str], *, unheard: bool = False
+) -> Recipe:
+    """The recipe `whisper-base-TARGET` on this speech; `unheard`: tested on what methods are chosen on."""
+    train, chosen_on = held_back_speech(common_voice)
     train += [DATA_DIR / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
     test = [common_voice / name / "manifest.jsonl" for name in TESTED]
     test.append(DATA_DIR / "speech" / PROMPTS / "manifest.jsonl")
+    test = chosen_on if unheard else test
     return load_recipe(
         f"whisper-base-{target}",
         [
@@ -157,18 +161,21 @@ def main() -> None:
     parser.add_argument("--common_voice", type=Path, required=True, help="folder of LANGUAGE/manifest.jsonl")
     parser.add_argument("--target", choices=ARMS, default="int4")
     parser.add_argument("--arms", nargs="+", help="default: all of the target")
+    parser.add_argument("--unheard", action="store_true", help=f"test on {', '.join(CHOSEN_ON)} instead")
     options, overrides = parser.parse_known_args()
     needed = {"fp", "qat", "ptq-gptq"}
     if not needed.issubset(options.arms or needed):
         parser.error(f"--arms needs {', '.join(sorted(needed))}, which the figures compare")
     fetch_all(DATA_DIR, full=True)
-    recipe = quality_recipe(options.common_voice, options.target, options.arms or ARMS[options.target], overrides)
+    arms = options.arms or ARMS[options.target]
+    recipe = quality_recipe(options.common_voice, options.target, arms, overrides, unheard=options.unheard)
     workspace = steps.open_workspace(recipe)
     steps.run_all(recipe, workspace)
     results = read_results(workspace.results_file)
     figures = summarize(results, options.target)
     elsewhere = results["training"]["device"] != results["environment"]["cpu"]
-    name = f"quality-{options.target}{'-trained-elsewhere' if elsewhere else ''}{'' if has_vnni() else '-without-vnni'}"
+    name = f"quality-{options.target}{'-unheard' if options.unheard else ''}{'-trained-elsewhere' if elsewhere else ''}"
+    name += "" if has_vnni() else "-without-vnni"
     write_results(name, figures, private=str(options.common_voice), **public_results(results))
 
 
