@@ -138,9 +138,8 @@ def quality_recipe(
     """The recipe `whisper-base-TARGET` on this speech; `unheard`: tested on what methods are chosen on."""
     train, chosen_on = held_back_speech(common_voice)
     train += [DATA_DIR / "speech" / name / "manifest.jsonl" for name in TRAINED_ON]
-    test = [common_voice / name / "manifest.jsonl" for name in TESTED]
-    test.append(DATA_DIR / "speech" / PROMPTS / "manifest.jsonl")
-    test = chosen_on if unheard else test
+    prompts = DATA_DIR / "speech" / PROMPTS / "manifest.jsonl"
+    test = chosen_on if unheard else [*(common_voice / name / "manifest.jsonl" for name in TESTED), prompts]
     return load_recipe(
         f"whisper-base-{target}",
         [

@@ -13,6 +13,8 @@ COMPANIONS = (
 """What transformers, Optimum and transformers.js read beside the graphs of a Whisper."""
 PARITY_FILE, DESCRIPTION_FILE = "parity.json", "quantization.json"
 """What the parity gate found of an export, and what it was made of."""
+NAMED_BY_FOLDER = ("manifest", "metadata")
+"""What files are called that say nothing in a report; their folder's name does."""
 
 
 def sha256_of(path: Path) -> str:

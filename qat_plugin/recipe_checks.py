@@ -149,15 +149,16 @@ def _epochs(v: Values) -> Iterator[str]:
 
 
 def _corpus_manifests(v: Values) -> Iterator[str]:
+    if not v["corpus_manifests"]:
+        return
     given = [*v["train_corpora"], *v["train_data"], *v["validation_data"], *v["corpora"], *v["test_data"]]
     names = sorted({*known_corpora(), *(Path(name).stem for name in given)})
     for entry in v["corpus_manifests"]:
         name = entry.partition("=")[0]
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            yield f"corpus_manifests names {quote(name)}, which no corpus is called" + (
-                f": did you mean {quote(near[0])}?" if near else f"; known are {', '.join(names)}"
-            )
+            near = closest(name, names)
+            mend = f": did you mean {quote(near)}?" if near else f"; known are {', '.join(names)}"
+            yield f"corpus_manifests names {quote(name)}, which no corpus is called{mend}"
 
 
 def _validation(v: Values) -> Iterator[str]:

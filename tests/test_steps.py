@@ -384,6 +384,12 @@ def test_the_card_of_an_earlier_evaluation_is_not_published(finished, recipe, tm
         and "run the step 'card' again" in error
     )
     assert main(["card", *command[1:4]]) == 0 and main(command) == 0
+    # As when fewer corpora are asked for now.
+    document = json.loads((own / "card" / "results.json").read_text())
+    document["corpora"]["street"] = document["corpora"]["clips"]
+    (own / "card" / "results.json").write_text(json.dumps(document))
+    assert main(command) == 1
+    assert "is the card of an earlier evaluation, of street, too" in capsys.readouterr().err
 
 
 def test_a_folder_of_audio_is_measured_again_when_its_metadata_changed(finished, recipe, tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from qat_plugin.data.languages import language_code
 from qat_plugin.data.manifests import SUFFIXES
 from qat_plugin.errors import DataError
+from qat_plugin.files import NAMED_BY_FOLDER
 from qat_plugin.shipped import recipes_folder
 
 Source = Literal["hub", "manifest", "audiofolder", "private"]
@@ -70,8 +71,7 @@ def data_definition(path: str) -> CorpusDefinition:
         return CorpusDefinition(resolved.name, "audiofolder", str(resolved))
     if not resolved.is_file():
         raise DataError(f"'{path}' does not exist. Give a manifest (.json, .jsonl, .csv, .tsv) or a folder of audio.")
-    # 'manifest' says nothing in a report; the folder's name does.
-    name = resolved.parent.name if resolved.stem in ("manifest", "metadata") else resolved.stem
+    name = resolved.parent.name if resolved.stem in NAMED_BY_FOLDER else resolved.stem
     return CorpusDefinition(name, "manifest", str(resolved))
 
 

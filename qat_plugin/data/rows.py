@@ -89,13 +89,13 @@ def find_columns(
     names = list(found)
 
     def pick(role: str, given: str | None, usual: tuple[str, ...], required: bool) -> str | None:
-        if given is not None and not (or_usual and given not in names):
-            if given not in names:
-                raise DataError(
-                    f"{where}: the corpus definition names the {role} column '{given}', which is not there. "
-                    f"Columns found: {_quoted(names)}. Correct '{role}_column'.{_nearest(given, names)}"
-                )
+        if given in names:
             return given
+        if given is not None and not or_usual:
+            raise DataError(
+                f"{where}: the corpus definition names the {role} column '{given}', which is not there. "
+                f"Columns found: {_quoted(names)}. Correct '{role}_column'.{_nearest(given, names)}"
+            )
         match = next((name for name in usual if name in names), None)
         if match is None and required:
             near = next((hint for name in usual if (hint := _nearest(name, names))), "")

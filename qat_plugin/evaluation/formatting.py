@@ -71,5 +71,7 @@ def tested_part(recipe: Mapping[str, Any]) -> str:
     if recipe.get("min_eval_words", 1) > 1:
         part.append(f"clips with {recipe['min_eval_words']} words or more")
     if recipe.get("max_eval_samples"):
-        part.append(f"at most {recipe['max_eval_samples']} clips, drawn with seed {recipe['sample_seed']}")
+        part.append(f"at most {recipe['max_eval_samples']} clips")
+        if "sample_seed" in recipe:
+            part.append(f"drawn with seed {recipe['sample_seed']}")
     return ", ".join(part)

@@ -10,7 +10,7 @@ from typing import Any
 
 from qat_plugin.errors import PublishError
 from qat_plugin.evaluation.folder_files import changed_since_export
-from qat_plugin.files import PARITY_FILE
+from qat_plugin.files import NAMED_BY_FOLDER, PARITY_FILE
 from qat_plugin.publishing.card import render_card
 from qat_plugin.publishing.eval_results import EVAL_RESULTS_FILE, render_eval_results
 from qat_plugin.publishing.privacy import hub_id, public_results
@@ -225,8 +225,7 @@ def _public(name: str, value: Any, corpora: Mapping[str, Sequence[str]], hub_ids
 
 def _shortened(path: str) -> str:
     """What names a corpus, as in `data_definition`: folders above it may be named after people."""
-    parts = Path(path).parts
-    return "/".join(parts[-2:] if Path(path).stem in ("manifest", "metadata") else parts[-1:])
+    return "/".join(Path(path).parts[-2 if Path(path).stem in NAMED_BY_FOLDER else -1 :])
 
 
 def _public_definition(name: str, definition: Mapping[str, Any] | None) -> dict[str, Any]:

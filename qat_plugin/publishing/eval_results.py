@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]  # its stubs do not say so
 
 from qat_plugin.arms import TRAINED
+from qat_plugin.evaluation.formatting import tested_part
 
 EVAL_RESULTS_FILE = ".eval_results/wer.yaml"
 """Where it lies in a repo, and in the folder of a card."""
@@ -26,7 +27,7 @@ def render_eval_results(document: Mapping[str, Any]) -> str | None:
     part of one (`max_eval_samples`, `min_eval_words`) are left out: a leaderboard would set them beside those of the whole.
     """
     recipe, settings = document["recipe"], document["settings"]
-    if recipe.get("max_eval_samples") or recipe.get("min_eval_words", 1) > 1:
+    if tested_part(recipe):
         return None
     notes = f"WER in percent, normalizer {settings['normalizer']}, {document['arms'][TRAINED]['format']}, " + (
         "greedy" if settings["num_beams"] == 1 else f"{settings['num_beams']} beams"
