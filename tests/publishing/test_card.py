@@ -312,6 +312,8 @@ def looked_up(text: str, document: dict[str, Any]) -> list[str]:
     known = [abs(figure) * unit for figure in figures(document) for unit in UNITS]
     # made-up words, half of an utterance, Whisper's window, bits, kHz, and where a difference is none
     known += [5, 50, 30, 8, 16, 0]
+    # In the hash of a commit, digits on both sides of an e are no number.
+    text = text.replace(str(document["git_commit"]), "")
     missing = []
     for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines():
         for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", line):
