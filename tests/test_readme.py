@@ -97,7 +97,7 @@ def test_the_snippet_for_ones_own_script_trains_and_exports(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("path", [DEMO, DEMO_FULL, QUALITY])
 def test_tables_are_those_of_the_committed_results(path):
-    report = render_report(json.loads(path.read_text(encoding="utf8")))
+    report = render_report(read(path))
     table = [line for line in report.split("##")[0].splitlines() if line.startswith("|")]
     assert len(table) > 3
     missing = [line for line in table if line not in README]
@@ -105,11 +105,14 @@ def test_tables_are_those_of_the_committed_results(path):
 
 
 def test_what_training_wins_is_what_the_benchmark_measured():
-    results = json.loads(QUALITY.read_text(encoding="utf8"))
+    results = read(QUALITY)
     versus, recipe, text = results["pooled"]["qat"]["versus"], results["recipe"], " ".join(README.split())
     length = f"{recipe['max_steps']} steps of {recipe['per_device_train_batch_size']} clips"
     minutes = f"{results['step_seconds']['train'] / 60:.0f} minutes"
-    assert f"trained {length} on an H100, {minutes} beside its control, on less than four" in text
+    assert (
+        f"trained {length} on an H100, {minutes} beside its control and without the teacher's transcripts, on less than four"
+        in text
+    )
     assert "H100" in results["training"]["device"] and 3 < results["training"]["seconds"] / 3600 < 4
     more, than_folded = (f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto"))
     assert (
@@ -129,17 +132,17 @@ def test_what_training_wins_is_what_the_benchmark_measured():
 
 
 def test_how_much_of_it_is_fine_tuning_is_what_the_benchmark_measured():
-    results, text = json.loads(QUALITY.read_text(encoding="utf8")), " ".join(README.split())
+    results, text = read(QUALITY), " ".join(README.split())
     control, qat = (results["pooled"][arm]["versus"] for arm in ("ptq-ft", "qat"))
     assert (
         f"quantized by GPTQ behind it (`ptq-ft`), is {-100 * control['ptq-gptq']['difference']:.2f} points better than GPTQ alone, "
-        f"and the trained model {better_than_control(qat)}."
+        f"and the trained model {better_than('the control', qat)}."
     ) in text
     name = "quality-int4-trained-elsewhere-control.json"
-    larger = json.loads((QUALITY.parent / name).read_text(encoding="utf8"))
+    larger = read(QUALITY.parent / name)
     before, after = (f"{100 * each['arms']['qat']['bytes_ratio']:.1f}" for each in (results, larger))
     recipe = larger["recipe"]
-    of_larger = better_than_control(larger["pooled"]["qat"]["versus"]).replace(" than the control", " than its control")
+    of_larger = better_than("its control", larger["pooled"]["qat"]["versus"])
     assert (
         f"A training of {recipe['max_steps']} steps of {recipe['per_device_train_batch_size']} clips with four more parts in 8 "
         f"bits, which take its files from {before} to {after} % of float32, was {of_larger} "
@@ -156,7 +159,7 @@ def test_how_much_of_it_is_fine_tuning_is_what_the_benchmark_measured():
     fewer = {"model.encoder.layers.0.self_attn.*": 1, "model.encoder.layers.4.fc*": 2, "model.decoder.layers.5.fc2": 1}
     assert {*recipe["int8_modules"]} == {*parts} and {*results["recipe"]["int8_modules"]} == {*fewer}
     assert sum(parts.values()) == sum(fewer.values()) + 4
-    shipped = json.loads((ROOT / "recipes" / "whisper-base-int4.json").read_text(encoding="utf8"))
+    shipped = read(ROOT / "recipes" / "whisper-base-int4.json")
     assert {*shipped["int8_modules"]} == {*fewer}
     for each in (results, larger):
         assert not each["commit"].endswith("+changes") and "H100" in each["training"]["device"]
@@ -164,7 +167,7 @@ def test_how_much_of_it_is_fine_tuning_is_what_the_benchmark_measured():
 
 def test_what_told_languages_change_is_what_the_benchmark_measured():
     """Two trainings of the same length, one of which was told other languages than are spoken."""
-    told, spoken = (json.loads(path.read_text(encoding="utf8")) for path in (QUALITY, as_spoken(QUALITY)))
+    told, spoken = (read(path) for path in (QUALITY, as_spoken(QUALITY)))
     trained = {name: value for name, value in told["recipe"].items() if name not in ("arms", "num_train_epochs")}
     assert trained.pop("pseudo_label_languages") == ["es", "it", "fr", "pt", "nl"]
     assert {name: spoken["recipe"].get(name) for name in trained} == trained
@@ -183,14 +186,14 @@ def test_what_told_languages_change_is_what_the_benchmark_measured():
 def test_what_training_does_for_languages_that_it_does_not_hear_is_what_the_benchmark_measured():
     """The same files as in the tables, on other speech; by words, whichever way it goes."""
     unheard = QUALITY.with_name("quality-int4-unheard-trained-elsewhere.json")
-    results = json.loads(unheard.read_text(encoding="utf8"))
+    results = read(unheard)
     for path, tested in ((unheard, QUALITY), (as_spoken(unheard), as_spoken(QUALITY))):
-        there, here = (json.loads(each.read_text(encoding="utf8")) for each in (path, tested))
+        there, here = (read(each) for each in (path, tested))
         assert list(there["corpora"]) == ["pt", "nl"] and there["recipe"]["train_data"] == here["recipe"]["train_data"]
         for arm in ("fp", "fp-auto", "ptq-gptq", "qat"):
             assert there["arms"][arm]["files"] == here["arms"][arm]["files"]
-    spoken = there["pooled"]["qat"]["versus"]["ptq-gptq"]
     versus = results["pooled"]["qat"]["versus"]
+    spoken = read(as_spoken(unheard))["pooled"]["qat"]["versus"]["ptq-gptq"]
 
     def told(arm: str) -> str:
         points = 100 * versus[arm]["difference"]
@@ -211,15 +214,20 @@ def test_what_training_does_for_languages_that_it_does_not_hear_is_what_the_benc
     ) in " ".join(README.split())
 
 
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf8"))
+
+
 def as_spoken(path: Path) -> Path:
     """Results of the training that was told no other languages."""
     return path.with_name(f"{path.stem}-as-spoken.json")
 
 
-def better_than_control(versus: dict[str, Any]) -> str:
-    low, high = (-100 * bound for bound in reversed(versus["ptq-ft"]["interval"]))
-    sign = "+" if low < 0 else ""
-    return f"{-100 * versus['ptq-ft']['difference']:.2f} points better than the control [{low:.2f}, {high:{sign}.2f}]"
+def better_than(control: str, versus: dict[str, Any]) -> str:
+    """How many points fewer than `ptq-ft`, with the interval of the gain."""
+    low, high = versus["ptq-ft"]["interval"]
+    gain = interval({"interval": [-high, -low]})
+    return f"{-100 * versus['ptq-ft']['difference']:.2f} points better than {control} {gain}"
 
 
 def shares(results: dict[str, Any]) -> list[str]:
@@ -234,7 +242,7 @@ def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
     def measured(suffix: str) -> tuple[dict[str, Any], list[str], str, str, str]:
         """Results of a run, and what README says of it: points to both float arms, share of the gap, source, p."""
         file = f"quality-int4{suffix}.json"
-        results = json.loads((QUALITY.parent / file).read_text(encoding="utf8"))
+        results = read(QUALITY.parent / file)
         versus = results["pooled"]["qat"]["versus"]
         lost = [f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto")]
         source = f"[results](benchmarks/results/{file}), commit {results['commit'][:7]}"
@@ -284,7 +292,7 @@ def interval(versus: dict[str, Any]) -> str:
 
 
 def test_what_eight_bits_lose_is_what_the_benchmark_measured():
-    results = json.loads((QUALITY.parent / "quality-int8.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "quality-int8.json")
     versus, text = results["pooled"]["qat"]["versus"], " ".join(README.split())
     share = 100 * results["arms"]["qat"]["bytes_ratio"]
     of_fp, of_folded = (f"{100 * versus[arm]['difference']:+.2f} " for arm in ("fp", "fp-auto"))
@@ -297,7 +305,7 @@ def test_what_eight_bits_lose_is_what_the_benchmark_measured():
 
 
 def test_what_a_step_takes_on_a_gpu_is_what_the_benchmark_measured():
-    results = json.loads((QUALITY.parent / "gpu.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "gpu.json")
     seconds, text = results["seconds_a_step"], " ".join(README.split())
 
     def cost(precision: str) -> list[str]:
@@ -315,7 +323,7 @@ def test_what_a_step_takes_on_a_gpu_is_what_the_benchmark_measured():
 
 
 def test_speeds_are_those_of_the_benchmark():
-    results = json.loads((QUALITY.parent / "speed-2-threads.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "speed-2-threads.json")
     ratio, text = {entry["name"]: entry["value"] for entry in results["figures"]}, " ".join(README.split())
     over = [f"{ratio[f'int4 auto over {other}']:.1f}" for other in ("faster-whisper int8", "transformers float32")]
     assert f"is {over[0]} times as fast as faster-whisper int8 and {over[1]} times as fast as transformers" in text
@@ -327,7 +335,7 @@ def test_speeds_are_those_of_the_benchmark():
 
 
 def test_speeds_without_vnni_are_those_of_the_benchmark():
-    results = json.loads((QUALITY.parent / "speed-2-threads-without-vnni.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "speed-2-threads-without-vnni.json")
     assert not {"avx512_vnni", "avx_vnni"} & {*results["machine"]["cpu_flags"]}
     ratio, text = {entry["name"]: entry["value"] for entry in results["figures"]}, " ".join(README.split())
     over = [f"{ratio[f'int4 auto over {other}']:.1f}" for other in ("faster-whisper int8", "transformers float32")]
@@ -341,7 +349,7 @@ def test_speeds_without_vnni_are_those_of_the_benchmark():
 
 
 def test_memory_of_a_large_model_is_that_of_the_benchmark():
-    results = json.loads((QUALITY.parent / "large.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "large.json")
     peaks = {entry["name"].partition(":")[0]: entry["value"] for entry in results["figures"] if entry["unit"] == "GB"}
     of_float = peaks.pop("fp")
     most = max(peaks.values())
@@ -354,7 +362,7 @@ def test_memory_of_a_large_model_is_that_of_the_benchmark():
 
 
 def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
-    results = json.loads((QUALITY.parent / "cpus.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "cpus.json")
     assert "avx512_vnni" in results["other_machine"]["cpu_flags"]
     assert "avx512_vnni" not in results["machine"]["cpu_flags"]
     errors = {entry["name"].partition(":")[0]: entry["errors"] for entry in results["figures"]}
@@ -365,7 +373,7 @@ def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():
 
 
 def test_tokens_of_torch_and_onnx_are_those_of_the_benchmark():
-    results = json.loads((QUALITY.parent / "parity-int4.json").read_text(encoding="utf8"))
+    results = read(QUALITY.parent / "parity-int4.json")
     same, text = results["identical_tokens"], " ".join(README.split())
     assert f"of 100 prompts it gives {100 * same['float64']:.0f} the same tokens in float64 as in float32" in text
     assert f"gives {100 * same['onnx']:.0f} the tokens of torch in float32" in text
@@ -376,7 +384,7 @@ def test_tokens_of_torch_and_onnx_are_those_of_the_benchmark():
 
 
 def test_the_demo_of_the_readme_ran_where_it_says():
-    results = json.loads(DEMO.read_text(encoding="utf8"))
+    results = read(DEMO)
     steps, whole = results["recipe"]["max_steps"], load_recipe("demo", []).training.max_steps
     assert f"on a CPU without bf16, which trains {steps} steps instead of {whole}" in README
     flags = {*results["environment"]["cpu_flags"]}
@@ -384,7 +392,7 @@ def test_the_demo_of_the_readme_ran_where_it_says():
 
 
 def test_the_full_demo_of_the_readme_ran_where_it_says():
-    results = json.loads(DEMO_FULL.read_text(encoding="utf8"))
+    results = read(DEMO_FULL)
     steps, minutes = load_recipe("demo-full", []).training.max_steps, sum(results["step_seconds"].values()) / 60
     assert f"on a CPU with bf16, which trains all {steps} steps, after {minutes:.0f} minutes" in README
     assert results["recipe"]["max_steps"] == steps and results["recipe"]["bf16"]
@@ -392,7 +400,7 @@ def test_the_full_demo_of_the_readme_ran_where_it_says():
 
 
 def test_what_the_full_demo_wins_is_what_it_measured():
-    versus = json.loads(DEMO_FULL.read_text(encoding="utf8"))["pooled"]["qat"]["versus"]
+    versus = read(DEMO_FULL)["pooled"]["qat"]["versus"]
     gain, low, high = (-100 * value for value in (versus["ptq-rtn"]["difference"], *versus["ptq-rtn"]["interval"]))
     assert f"{gain:.2f} points better than plain rounding [{high:.2f}, {low:.2f}] and level with GPTQ" in README
     low, high = versus["ptq-gptq"]["interval"]
