@@ -149,6 +149,7 @@ def quality_recipe(
             *("--arms", *arms),
             *("--join_to_seconds", "12", "--output_dir", f"bench-quality-{target}"),
             *TRAINING[target],
+            *("--save_steps", "50"),
             *fast_precision(),
             *overrides,
         ],

@@ -22,8 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from qat_plugin.errors import ModelError
 
 FRAMES_PER_POSITION = 2
+# Implementations of attention in transformers that add a mask of floats to their scores.
+_WEIGHING = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,39 @@ def set_encoder_context(config: Any, context: EncoderContext | None) -> None:
         del config.encoder_context
 
 
+def check_attention(model: Any) -> None:
+    """Raise `ModelError` where the model's attention cannot weigh folded positions, which it is told by a mask of floats."""
+    kind = model.config._attn_implementation
+    if kind not in _WEIGHING:
+        raise ModelError(
+            f"attn_implementation is {kind!r}, which takes no weights for the silence that encoder_context folds: load the model "
+            f"with from_pretrained(..., attn_implementation={_WEIGHING[0]!r}), or leave encoder_context out"
+        )
+
+
 @contextmanager
 def folded_silence(model: Any, folded: FoldedSilence) -> Iterator[None]:
     """Let transformers' Whisper compute `folded.frames(...)` inside the `with` block; `generate` works too."""
+    with folded_attention(model, folded), shorter_window(model.config, folded):
+        yield
+
+
+@contextmanager
+def shorter_window(config: Any, folded: FoldedSilence) -> Iterator[None]:
+    """The config of a window of so many positions: the encoder insists on features of the length that it says."""
+    whole = config.max_source_positions
+    config.max_source_positions = len(folded.positions)
+    try:
+        yield
+    finally:
+        config.max_source_positions = whole
+
+
+@contextmanager
+def folded_attention(model: Any, folded: FoldedSilence) -> Iterator[None]:
+    """Let the layers compute these positions and weigh them inside the `with` block; layers may be computed again in it."""
     encoder = model.model.encoder
-    table, whole = encoder.embed_positions, model.config.max_source_positions
+    table = encoder.embed_positions
 
     def pick_positions(_module: nn.Module, _args: Any) -> tuple[Tensor]:
         return (folded.positions,)
@@ -121,9 +154,6 @@ def folded_silence(model: Any, folded: FoldedSilence) -> Iterator[None]:
             layer.encoder_attn for layer in model.model.decoder.layers
         ]:
             stack.callback(attention.register_forward_pre_hook(add_bias, with_kwargs=True).remove)
-        # The encoder insists on features of the length that its config says.
-        model.config.max_source_positions = len(folded.positions)
-        stack.callback(setattr, model.config, "max_source_positions", whole)
         yield
 
 
@@ -148,10 +178,20 @@ class EvaluationContext:
         self._folded: FoldedSilence | None = None
         self._open = ExitStack()
         encoder = model.model.encoder
-        encoder.register_forward_pre_hook(self._begin, with_kwargs=True)
-        encoder.register_forward_hook(self._end, always_call=True)
-        for layer in model.model.decoder.layers:
-            layer.encoder_attn.register_forward_pre_hook(self._weigh, with_kwargs=True)
+        self._handles: list[RemovableHandle] = [
+            encoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            encoder.register_forward_hook(self._end, always_call=True),
+            *(
+                layer.encoder_attn.register_forward_pre_hook(self._weigh, with_kwargs=True)
+                for layer in model.model.decoder.layers
+            ),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks out of the model."""
+        self._open.close()
+        for handle in self._handles:
+            handle.remove()
 
     def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         features = args[0] if args else kwargs["input_features"]

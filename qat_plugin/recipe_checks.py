@@ -288,6 +288,10 @@ def _training(v: Values) -> Iterator[str]:
             f"label_smoothing_factor is {quote(v['label_smoothing_factor'])}: the Trainer would take the labels away from the "
             "loss that trains here; leave it out, and smooth by kl_weight and distillation_temperature"
         )
+    if v["torch_compile"]:
+        yield (
+            "torch_compile is true: the loss and the folded silence are hooks, which a compiled graph may leave out; leave it out"
+        )
     if v["resume_from_checkpoint"] is not None:
         yield (
             f"resume_from_checkpoint is {quote(v['resume_from_checkpoint'])}: a run goes on from the last checkpoint in its "

@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
     "dataloader_persistent_workers": False, "eval_strategy": "no", "save_strategy": "steps", "logging_strategy": "steps",
     "bf16": False, "fp16": False, "hub_token": None,
-    "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "resume_from_checkpoint": None, "push_to_hub": False,
+    "num_train_epochs": 3.0, "label_smoothing_factor": 0.0, "torch_compile": False, "resume_from_checkpoint": None, "push_to_hub": False,
     "fsdp": None, "deepspeed": None, "metric_for_best_model": None, "greater_is_better": None, "predict_with_generate": True,
 }  # fmt: skip
 
@@ -135,6 +135,7 @@ def test_good_values_have_no_message() -> None:
         ({"arms": []}, ["arms is []: name at least one of fp, fp-auto, "]),
         ({"num_train_epochs": 0}, ["num_train_epochs is 0 and max_steps is -1: nothing would be trained; set one of them"]),
         ({"num_train_epochs": 0, "max_steps": 5}, []),
+        ({"torch_compile": True}, ["torch_compile is true: the loss and the folded silence are hooks, which a compiled"]),
         ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor is 0.1: the Trainer would take the labels away from"]),
         ({"resume_from_checkpoint": "a"}, ['resume_from_checkpoint is "a": a run goes on from the last checkpoint in its']),
         ({"push_to_hub": True}, ["push_to_hub is true: the Trainer would publish weights that are not quantized yet; leave"]),

@@ -44,7 +44,7 @@ def as_long_as_time_allows(name: str) -> list[str]:
         f"this CPU does not multiply in bf16, so that a step takes several times as long: {steps} steps instead of {whole}; "
         f"`qat-plugin run {name} --output_dir FOLDER` trains all of them",
     )
-    return ["--max_steps", str(steps), "--warmup_steps", str(steps // 8), "--save_steps", str(steps)]
+    return ["--max_steps", str(steps), "--warmup_steps", str(steps // 8), "--save_steps", str(steps // 4)]
 
 
 def run_demo(*, full: bool) -> int:

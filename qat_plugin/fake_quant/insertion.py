@@ -353,6 +353,13 @@ def freeze_scales(model: nn.Module) -> None:
             quantizer.freeze()
 
 
+def unfreeze_scales(model: nn.Module) -> None:
+    """Let scales that stand still learn again, from where they are."""
+    for quantizer in weight_quantizers(model):
+        if quantizer.frozen:
+            quantizer.unfreeze()
+
+
 def fold(model: nn.Module) -> None:
     """Replace every weight by its quantized value, in place.
 

@@ -113,6 +113,13 @@ class WeightQuantizer(Switched):
             self.initial_scale.copy_(self.scale)
         self.scale_learning_ratio = 0.0
 
+    def unfreeze(self) -> None:
+        """Let the scale learn from where it is, at the optimizer's own rate until another ratio is set."""
+        if self.scale_offset is not None:
+            with torch.no_grad():
+                self.scale_offset.zero_()
+        self.scale_learning_ratio = 1.0
+
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantized `weight`; itself while not active. Without gradients the result is computed once and reused."""
         if not self.active:

@@ -187,6 +187,8 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
         )
     tensors = read_tensors(folder / QUANTIZER_WEIGHTS)
     for name, (quantizer, _) in parts.items():
+        if quantizer.frozen:
+            quantizer.unfreeze()
         _load(name, quantizer, tensors, training, folder)
         if content["scales_frozen"]:
             # What the optimizer made of the offsets since then does not count.

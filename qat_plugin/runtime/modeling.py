@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import RLock
 from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
 
@@ -11,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from qat_plugin.encoder_context import EncoderContext, encoder_context_of
+from qat_plugin.encoder_context import FRAMES_PER_POSITION, EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError
 from qat_plugin.memory import return_freed_memory
 from qat_plugin.runtime.files import ModelFiles, find_model_files
@@ -27,6 +28,7 @@ _UNSUPPORTED = {
     "output_hidden_states": "the graphs give no hidden states",
     "assistant_model": "assisted decoding is not possible on these graphs",
     "past_key_values": "a cache belongs to a single call",
+    "cache": "a cache belongs to a single call",
     "cache_implementation": "the cache is ONNX Runtime's",
 }
 
@@ -40,7 +42,7 @@ class _Encoder(torch.nn.Module):
 
     Attributes:
         folds: whether silence is folded; the next call obeys.
-        has_folded: whether the last answer was to folded silence.
+        has_folded: whether the last answer had silence folded; of audio that fills the window there is none.
     """
 
     main_input_name = "input_features"
@@ -55,12 +57,12 @@ class _Encoder(torch.nn.Module):
         self.folds, self.has_folded = stride > 1, False
 
     def forward(self, input_features: torch.Tensor, **_unused: Any) -> BaseModelOutput:
-        self.has_folded = self.folds
         # Within one generate(), language detection, silence detection and every fallback temperature ask for the same
         # audio again. Comparing the features costs a ten-thousandth of encoding them.
         if self._last is not None and self._last[1] == self.folds and torch.equal(self._last[0], input_features):
             return self._last[2]
         output = BaseModelOutput(self._session.run(input_features, self._stride if self.folds else 1))
+        self.has_folded = output[0].shape[1] < input_features.shape[-1] // FRAMES_PER_POSITION
         if self._remembers:
             self._last = (input_features, self.folds, output)
         return output
@@ -118,6 +120,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         self._decoder = DecoderSession(files.decoder, config, num_threads)
         return_freed_memory()
         self._guards_loops, self._hears_again = True, False  # only within `generate`, which sets them
+        self._generating = RLock()
         self.generation_config = GenerationConfig.from_pretrained(files.settings)
         self.eval()
 
@@ -173,6 +176,8 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         `force_unique_generate_call`); False lets it go on to the length limit, as transformers does. The other arguments are
         transformers'.
 
+        Calls from several threads wait for each other: one has all cores already.
+
         Returns token ids, int64 [batch, tokens], or what the arguments ask for. Raises `ModelError` for the few
         arguments that the graphs cannot serve.
         """
@@ -183,19 +188,19 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
             input_features = input_features.to("cpu", torch.float32)
         if kwargs.get("attention_mask") is not None:
             kwargs["attention_mask"] = kwargs["attention_mask"].cpu()
-        self.model.encoder.remember(True)
-        self._guards_loops = loop_guard
         # Transformers cannot put the results of several calls together.
         settings = kwargs.get("generation_config") or self.generation_config
         one_call = kwargs.get("force_unique_generate_call") or kwargs.get(
             "return_dict_in_generate", settings.return_dict_in_generate
         )
-        self._hears_again = loop_guard and not one_call
-        try:
-            with one_torch_thread():
-                return super().generate(input_features, **kwargs)
-        finally:
-            self.model.encoder.remember(False)
+        with self._generating:
+            self.model.encoder.remember(True)
+            self._guards_loops, self._hears_again = loop_guard, loop_guard and not one_call
+            try:
+                with one_torch_thread():
+                    return super().generate(input_features, **kwargs)
+            finally:
+                self.model.encoder.remember(False)
 
     def forward(
         self,
@@ -292,16 +297,22 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         processors = super()._get_logits_processor(*args, **kwargs)
         return LogitsProcessorList(without_waste(processor, self.config.vocab_size) for processor in processors)
 
-    def generate_with_fallback(self, *args: Any, temperatures: list[float | None], **kwargs: Any) -> Any:
+    def generate_with_fallback(
+        self, *, segment_input: torch.Tensor, temperatures: list[float | None], **kwargs: Any
+    ) -> Any:
         """Transformers' loop over temperatures, of which the first has another try, with the whole window, where silence is
         folded: folding now and then makes a loop that the whole window does not."""
         encoder = self.model.encoder
-        if not (self._hears_again and encoder.folds):
-            return super().generate_with_fallback(*args, temperatures=temperatures, **kwargs)
+        if self._hears_again and encoder.folds:
+            # Audio that fills the window has no silence to fold, and would loop again. It is remembered, not encoded twice.
+            encoder(segment_input)
+        hears_again = self._hears_again and encoder.has_folded
+        tries = [temperatures[0], *temperatures] if hears_again else temperatures
+        folds = encoder.folds
         try:
-            return super().generate_with_fallback(*args, temperatures=[temperatures[0], *temperatures], **kwargs)
+            return super().generate_with_fallback(segment_input=segment_input, temperatures=tries, **kwargs)
         finally:
-            encoder.folds = True
+            encoder.folds = folds
 
     def _need_fallback(self, seek_sequence: torch.Tensor, *args: Any) -> tuple[bool, bool]:
         needs_fallback, should_skip = super()._need_fallback(seek_sequence, *args)

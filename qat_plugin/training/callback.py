@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 from tqdm.auto import tqdm
 from transformers import (
     TrainerCallback,
@@ -35,19 +34,18 @@ from qat_plugin.fake_quant import (
     load_quantizer_state,
     save_quantizer_state,
 )
-from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio
+from qat_plugin.fake_quant.insertion import set_fake_quant_in_training, set_scale_learning_ratio, unfreeze_scales
 from qat_plugin.fake_quant.observers import ScaleSearch, WeightObserver, search_mse
 from qat_plugin.fake_quant.positions import sharpen_positions
 from qat_plugin.fake_quant.processes import take_from_first
 from qat_plugin.fake_quant.requirements import check_full_precision, check_no_adapters, check_trainable
 from qat_plugin.fake_quant.state import read_scale_learning_ratio, read_start, weights_digest
 from qat_plugin.training.distillation import LossWeights, TrainingLoss
+from qat_plugin.training.supported import check_arguments, check_optimizer
 
 InitialRounding = Literal["nearest", "gptq"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Weights in pieces: neither a scale nor what a checkpoint of quantizers holds can be told from one.
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class QATCallback(TrainerCallback):
@@ -121,17 +119,7 @@ class QATCallback(TrainerCallback):
     ) -> None:
         """Prepare the model: learned scales must exist before the optimizer is made."""
         accelerated = AcceleratorState()
-        if accelerated.distributed_type in _SHARDED:
-            raise QuantizationError(
-                f"accelerate is set to {accelerated.distributed_type.value}, which gives each process a piece of the weights, and "
-                "quantizers are found for whole ones: start with `accelerate launch --multi_gpu`, without its config file's "
-                "entries for it"
-            )
-        if args.label_smoothing_factor > 0:
-            raise QuantizationError(
-                f"label_smoothing_factor is {args.label_smoothing_factor}: the Trainer would take the labels away from the loss "
-                "that trains here; leave it out, and smooth by LossWeights(kl=..., temperature=...)"
-            )
+        check_arguments(args, accelerated)
         if self.quantizer is not None:
             self._started_from = weights_digest(model)
         self.prepare(model, _AUTOCAST.get(accelerated.mixed_precision))
@@ -144,6 +132,8 @@ class QATCallback(TrainerCallback):
             raise ModelError(
                 f"QATCallback trains a WhisperForConditionalGeneration, the trainer has a {type(model).__name__}"
             )
+        for earlier in _installed(model):
+            earlier.remove()
         teacher = copy.deepcopy(model) if self._is_own_teacher else self.teacher
         if self.quantizer is not None:
             self.quantizer.prepare(model, activations=self.activations, weight_observer=self.weight_observer)
@@ -169,8 +159,15 @@ class QATCallback(TrainerCallback):
                 "QATCallback was added when the trainer had been made, and has prepared nothing: give it to the trainer as "
                 "Seq2SeqTrainer(..., callbacks=[qat])"
             )
+        # What an earlier training that was stopped has left open.
+        self.release()
+        if self._loss not in _installed(model):
+            raise QuantizationError(
+                "the model that is about to be trained is not the one that this trainer's QATCallback has prepared: `model_init` makes "
+                "another one for each train(), and a trainer that is made later takes a model over; make a trainer with `model=`"
+            )
         check_trainable(model)
-        _check_optimizer(model, kwargs.get("optimizer"))
+        check_optimizer(model, kwargs.get("optimizer"))
         end = model.generation_config.eos_token_id
         if isinstance(end, list) and len(end) == 1:
             # transformers 5.17's Trainer makes a list of it, with which Whisper's own timestamps fail.
@@ -180,6 +177,7 @@ class QATCallback(TrainerCallback):
             torch.backends.cuda.enable_cudnn_sdp(False)
         if self.quantizer is None:
             return
+        check_full_precision(model)
         if args.learning_rate <= 0:
             raise QuantizationError(
                 f"learning_rate is {args.learning_rate}: quantization-aware training needs one above 0"
@@ -190,16 +188,20 @@ class QATCallback(TrainerCallback):
                 "be trained quantized; lower the first"
             )
         ratio = self.scale_learning_rate / args.learning_rate
-        set_scale_learning_ratio(model, ratio)
         if state.global_step > 0:
             if not self.restored:
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            # The next train() may begin elsewhere.
+            self.restored = False
+            set_scale_learning_ratio(model, ratio)
             if self._restored_ratio is not None and not math.isclose(self._restored_ratio, ratio, rel_tol=1e-6):
                 raise QuantizationError(
                     f"scale_learning_rate over learning_rate is {ratio:g}, and the checkpoint was trained with "
                     f"{self._restored_ratio:g}, without which its scales are others: change both by the same factor, or neither"
                 )
         else:
+            unfreeze_scales(model)
+            set_scale_learning_ratio(model, ratio)
             # One for all: each process may have calibration batches of its own, as of a stream.
             if state.is_world_process_zero:
                 self.calibrate(model, args.device)
@@ -236,15 +238,13 @@ class QATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """After each backward pass of a step but the last."""
-        if self._loss is not None:
-            self._loss.release()
+        self.release()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """After the last backward pass of a step."""
-        if self._loss is not None:
-            self._loss.release()
+        self.release()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -323,6 +323,7 @@ class QATCallback(TrainerCallback):
 
         Raises `QuantizationError` when the model is in half precision meanwhile, as `bf16_full_eval` leaves it.
         """
+        self.release()
         if self.quantizer is not None:
             check_full_precision(model)
             set_fake_quant_in_training(model, True)
@@ -330,9 +331,15 @@ class QATCallback(TrainerCallback):
             self.save(model, folder)
         model.save_pretrained(folder)
 
+    def release(self) -> None:
+        """Let the model be as it is between steps, where one was stopped on its way, too."""
+        if self._loss is not None:
+            self._loss.release()
+
     def save(self, model: WhisperForConditionalGeneration, folder: str | Path) -> None:
-        """Write the quantizers to `folder`; of float there are none."""
+        """Write the quantizers to `folder`; of float there are none. Raises `QuantizationError` as `finish` does."""
         if self.quantizer is not None:
+            check_full_precision(model)
             save_quantizer_state(model, self.quantizer, folder, started_from=self._started_from)
 
     def _check_start(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
@@ -361,14 +368,8 @@ class QATCallback(TrainerCallback):
             freeze_scales(model)
 
 
-def _check_optimizer(model: WhisperForConditionalGeneration, optimizer: Any) -> None:
-    """Refuse an optimizer that does not know the learned scales, because it was made before them."""
-    if optimizer is None:
-        return
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter in model.named_parameters():
-        if name.endswith(".scale_offset") and parameter.requires_grad and id(parameter) not in known:
-            raise QuantizationError(
-                f"the optimizer does not have {name}: it was made before the trainer, which puts learned scales into the model. "
-                "Let the trainer make it (`optim`, `optimizer_cls_and_kwargs`), or quantize with learned_scales=False"
-            )
+def _installed(model: Any) -> set[TrainingLoss | EvaluationContext]:
+    """What trainers have put into the model beside quantizers."""
+    hooks = [hook for part in (model, model.model.encoder) for hook in part._forward_pre_hooks.values()]
+    owners = {getattr(hook, "__self__", None) for hook in hooks}
+    return {owner for owner in owners if isinstance(owner, (TrainingLoss, EvaluationContext))}

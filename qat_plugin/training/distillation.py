@@ -18,7 +18,14 @@ from torch.utils.hooks import RemovableHandle
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from qat_plugin.encoder_context import EncoderContext, FoldedSilence, folded_silence, in_context
+from qat_plugin.encoder_context import (
+    EncoderContext,
+    FoldedSilence,
+    check_attention,
+    folded_attention,
+    in_context,
+    shorter_window,
+)
 from qat_plugin.errors import ModelError
 
 # Arguments of the model whose last axis is frames.
@@ -108,11 +115,15 @@ class TrainingLoss:
         self._folded: FoldedSilence | None = None
         if teacher is not None:
             check_teacher(teacher, model, states=max(weights.encoder, weights.decoder) > 0, autocast=autocast)
-        self._open = ExitStack()
+        for heard in (model, teacher):
+            if context is not None and heard is not None:
+                check_attention(heard)
+        self._open, self._window = ExitStack(), ExitStack()
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._fold_silence, with_kwargs=True),
+            model.model.encoder.register_forward_hook(self._end_window, always_call=True),
             model.model.decoder.register_forward_hook(self._keep_decoder_states),
             model.register_forward_hook(self._replace_loss, with_kwargs=True),
         ]
@@ -132,6 +143,7 @@ class TrainingLoss:
     def release(self) -> None:
         """End the short context of the latest forward pass. Gradient checkpointing computes layers again in the backward
         pass, so that it must last until that is over; the callback says when."""
+        self._window.close()
         self._open.close()
 
     def _fold_silence(self, model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
@@ -143,9 +155,14 @@ class TrainingLoss:
         self._folded = self.context.fold(features)
         if self._folded is None:
             return None
-        self._open.enter_context(folded_silence(model, self._folded))
+        self._open.enter_context(folded_attention(model, self._folded))
+        # For the encoder's own check alone: whoever saves or generates before the backward pass is over finds the config as it is.
+        self._window.enter_context(shorter_window(model.config, self._folded))
         shorter = {name: self._folded.frames(kwargs[name]) for name in _OF_FRAMES if kwargs.get(name) is not None}
         return args, {**kwargs, **shorter}
+
+    def _end_window(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._window.close()
 
     def _keep_decoder_states(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._decoder_states = output[0]

@@ -100,6 +100,7 @@ class QATTrainer(Seq2SeqTrainer):
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.qat.release()
         super()._save(output_dir, state_dict)
         self.qat.save(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 

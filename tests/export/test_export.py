@@ -17,9 +17,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.errors import ExportError, ModelError, ParityError, QuantizationError, WorkspaceError
-from qat_plugin.export import export_verified
+from qat_plugin.export import export_verified, exporter, gate
 from qat_plugin.export import model as file_module
 from qat_plugin.export.census import check_operators, check_weights, read_file
 from qat_plugin.export.gate import compute_in
@@ -328,21 +329,19 @@ LINEAR_PARTS = [
     ],
 )
 def test_one_changed_bit_is_found_and_named(
-    checkpoints: dict[str, Path], tmp_path: Path, target: str, name: str
+    checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path, target: str, name: str
 ) -> None:
     checkpoint = read_checkpoint(checkpoints[target])
-    export_onnx(checkpoint, tmp_path)
-    files = [read_file(tmp_path / graph) for graph in GRAPHS]
-    check_weights(files, checkpoint)
-    check_operators(files, checkpoint, activations=True)
+    shutil.copytree(exported[target], tmp_path, dirs_exist_ok=True)
+    check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
     tamper(tmp_path, "decoder_model_merged.onnx", name)
     with pytest.raises(ParityError, match=re.escape(name.rsplit(".", 1)[0])):
         check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
 
 
-def test_changed_positions_are_found(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_changed_positions_are_found(checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path) -> None:
     checkpoint = read_checkpoint(checkpoints["int4"])
-    export_onnx(checkpoint, tmp_path)
+    shutil.copytree(exported["int4"], tmp_path, dirs_exist_ok=True)
     stored = [key for graph in GRAPHS for key in read_file(tmp_path / graph).initializers if "embed_positions" in key]
     positions = "model.encoder.embed_positions"
     assert f"{positions}.inverse_timescales" in stored and f"{positions}.weight" not in stored
@@ -361,6 +360,24 @@ def test_frames_of_a_convolution_in_another_order_are_found(checkpoints: dict[st
     )
     with pytest.raises(ParityError, match=r"model\.encoder\.conv2: \d+ of its \d+ integers are not the trained ones"):
         check_weights([read_file(tmp_path / graph) for graph in GRAPHS], checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("target", "operator"), [("int8", "MatMulInteger"), ("int4", "MatMulNBits"), ("int4", "GatherBlockQuantized")]
+)
+def test_a_quantized_product_that_is_missing_is_found(
+    checkpoints: dict[str, Path], exported: dict[str, Path], target: str, operator: str
+) -> None:
+    """As where a layer's integers are there and its product is computed by another operator."""
+    checkpoint = read_checkpoint(checkpoints[target])
+    files = [read_file(exported[target] / graph) for graph in GRAPHS]
+    check_operators(files, checkpoint, activations=True)
+    for file in files:
+        if found := [node for node in file.nodes if node.op_type == operator]:
+            found[0].op_type = "MatMul"
+            break
+    with pytest.raises(ParityError, match=rf"the files hold \d+ {operator}, .*\d+$"):
+        check_operators(files, checkpoint, activations=True)
 
 
 WEIGHTS_ONCE = """
@@ -470,6 +487,44 @@ class TestExportVerified:
         } <= names
         assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
+    def test_files_that_fail_are_not_written_and_an_earlier_export_stays(
+        self,
+        checkpoints: dict[str, Path],
+        exported: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def with_one_bit_flipped(checkpoint: QuantizedCheckpoint, folder: Path) -> None:
+            export_onnx(checkpoint, folder)
+            tamper(folder, "decoder_model_merged.onnx", "model.decoder.layers.1.fc1.weight_quantized")
+
+        earlier = shutil.copytree(exported["int8"], tmp_path / "earlier")
+        (earlier / "quantization.json").write_text("{}")
+        before = {path.name: path.read_bytes() for path in earlier.iterdir()}
+        monkeypatch.setattr(exporter, "export_onnx", with_one_bit_flipped)
+        for folder in (earlier, tmp_path / "new"):
+            with pytest.raises(ParityError, match=r"layers\.1\.fc1: 1 of its \d+ integers are not the trained ones"):
+                export_verified(checkpoints["int8"], folder, clips=self.clips, task="transcribe")
+        assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
+
+    def test_arithmetic_that_is_not_the_trained_models_is_found(
+        self, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Weights and operators as they should be, and another result: here by a norm that torch is told otherwise of."""
+
+        def another(checkpoint: QuantizedCheckpoint) -> WhisperForConditionalGeneration:
+            model = load_whisper(checkpoint.folder).eval()
+            model.model.decoder.layer_norm.eps = 1e-2
+            return model
+
+        monkeypatch.setattr(gate, "_vanilla_model", another)
+        with pytest.raises(
+            ParityError, match=r"weight-only logits on clip 0 differ from torch's by .*encoder's states"
+        ):
+            export_verified(checkpoints["int8"], tmp_path / "onnx", clips=self.clips, task="transcribe")
+        assert not list(tmp_path.iterdir())
+
     def test_leaves_a_folder_of_something_else_alone(self, checkpoints: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "diary.txt").write_text("mine")
         with pytest.raises(WorkspaceError, match="something else"):
@@ -500,10 +555,12 @@ class TestExportVerified:
             )
 
 
-def test_bytes_that_nothing_accounts_for_are_found(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_bytes_that_nothing_accounts_for_are_found(
+    checkpoints: dict[str, Path], exported: dict[str, Path], tmp_path: Path
+) -> None:
     """As many as the encoder's positions would take, which are computed and not stored."""
     checkpoint = read_checkpoint(checkpoints["int4"])
-    export_onnx(checkpoint, tmp_path)
+    shutil.copytree(exported["int4"], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "encoder_model.onnx"
     model = onnx.load(path)
     model.graph.initializer.append(numpy_helper.from_array(np.ones(75_000, np.float32), "stowaway"))

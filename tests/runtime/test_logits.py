@@ -1,5 +1,6 @@
 """The loop guard: what it cuts, the same in every way of generating, and that one can do without it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from noise import noise
 from transformers import LogitsProcessorList, WhisperProcessor
 
-from qat_plugin.runtime import QuantizedWhisper
+from qat_plugin.runtime import QuantizedWhisper, modeling
 from qat_plugin.runtime.logits import LoopGuard
 
 FRENCH = {"language": "fr", "task": "transcribe"}
@@ -94,6 +95,36 @@ def test_a_loop_under_folded_silence_is_decoded_again_with_the_whole_window(
     # With times, this random model says the same to both.
     assert arguments or again != [unguarded[i][: len(row)] for i, row in zip(cut, again, strict=True)]
     assert all(found[i] == unguarded[i] for i in range(3) if i not in cut)
+
+
+def test_a_loop_in_a_window_without_silence_is_decoded_once(
+    tiny_onnx_dir: Path, features: torch.Tensor, record_encoder_runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = QuantizedWhisper.from_pretrained(tiny_onnx_dir, encoder_context="auto")
+    runs, tries = record_encoder_runs(model), []
+    search = modeling.search_greedily
+    monkeypatch.setattr(modeling, "search_greedily", lambda *args, **kwargs: tries.append(1) or search(*args, **kwargs))
+    unused = [*range(40, 256), *range(257, model.config.vocab_size)]
+    asked = {**FRENCH, "suppress_tokens": unused, "max_new_tokens": 200}
+    full = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    ends = [
+        LoopGuard.has_cut(row, model.generation_config.eos_token_id) for row in model.generate(full, **asked).tolist()
+    ]
+    assert any(ends) and runs == [(3, 32)] and len(tries) == 1
+    # Where there is silence to fold, there is another try.
+    model.generate(features, **asked)
+    assert len(runs) == 3 and len(tries) == 3
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other(tiny_onnx_dir: Path, features: torch.Tensor) -> None:
+    model = QuantizedWhisper.from_pretrained(tiny_onnx_dir, encoder_context="auto")
+    unused = [*range(40, 256), *range(257, model.config.vocab_size)]
+    asked = {**FRENCH, "suppress_tokens": unused, "max_new_tokens": 60}
+    calls = [(features[i : i + 1], {**asked, "loop_guard": guarded}) for i in range(3) for guarded in (True, False)]
+    alone = [model.generate(audio, **arguments).tolist() for audio, arguments in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        together = [pool.submit(model.generate, audio, **arguments) for audio, arguments in calls]
+    assert [found.result().tolist() for found in together] == alone
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a Trainer may be given beside the callback that would train something else, without a word."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,11 @@ from accelerate.utils import DistributedType
 from test_training import DISTILLATION, arguments, collate, examples
 from transformers import Seq2SeqTrainer, WhisperForConditionalGeneration
 
+from qat_plugin.encoder_context import EncoderContext
 from qat_plugin.errors import ModelError, QATError, QuantizationError, RecipeError
 from qat_plugin.models import load_whisper
 from qat_plugin.recipe_loading import load_recipe
-from qat_plugin.training import QATCallback
+from qat_plugin.training import QATCallback, QATTrainer
 from qat_plugin.training import callback as callback_module
 from qat_plugin.training.run import make_trainer
 
@@ -38,12 +40,38 @@ def with_a_teacher_in_half_precision(model, options, qat):
     Seq2SeqTrainer(model=model, callbacks=[qat], **options)
 
 
+def compiled(model, options, qat):
+    options["args"].torch_compile = True
+    Seq2SeqTrainer(model=model, callbacks=[qat], **options)
+
+
+def with_a_model_for_each_train(model, options, qat):
+    """The Trainer makes another one when training begins, in which nothing is prepared."""
+    QATTrainer(model_init=lambda: copy.deepcopy(model), qat=qat, **options).train()
+
+
+def evaluated_in_half_precision(model, options, qat):
+    trainer = QATTrainer(model=model, qat=qat, **options)
+    trainer.model.to(torch.bfloat16)  # as the Trainer does for bf16_full_eval
+    trainer.train()
+
+
+def with_flash_attention(model, options, qat):
+    qat.encoder_context = EncoderContext()
+    model.config._attn_implementation = "flash_attention_2"
+    Seq2SeqTrainer(model=model, callbacks=[qat], **options)
+
+
 @pytest.mark.parametrize(
     ("misuse", "error", "message"),
     [
         (added_later, QuantizationError, r"has prepared nothing: give it to the trainer as Seq2SeqTrainer\(.*callbacks"),
         (with_an_own_optimizer, QuantizationError, r"does not have model\.\S+\.scale_offset.*Let the trainer make it"),
         (with_label_smoothing, QuantizationError, r"label_smoothing_factor is 0\.1: .*LossWeights\(kl="),
+        (compiled, QuantizationError, r"torch_compile is true: .*hooks.*leave it out"),
+        (with_a_model_for_each_train, QuantizationError, r"not the one that this trainer's QATCallback has prepared: `model_init`"),
+        (evaluated_in_half_precision, QuantizationError, r"is torch\.bfloat16: the integers that half-precision weights"),
+        (with_flash_attention, ModelError, r"attn_implementation is 'flash_attention_2', .*encoder_context.*'sdpa'"),
         (with_a_teacher_in_half_precision, ModelError, r"teacher is torch\.float16 .*dtype=torch\.float32"),
     ],
 )  # fmt: skip
