@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from figures import RESULTS, folder_bytes, run, write_results
-from quality import CHOSEN_ON, TRAINED_ON, held_back_speech
+from quality import TRAINED_ON, held_back_speech
 
 from qat_plugin import steps
 from qat_plugin.arms import ARMS
@@ -68,7 +68,6 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("--ce_weight", "1", "--kl_weight", "0", "--encoder_weight", "0", "--decoder_weight", "0"),
     ),
     "clips at other speeds (speed_perturbation)": ("qat", ("--speed_perturbation", "0.1")),
-    "heard in the measured languages, too (pseudo_label_languages)": ("qat", ("--pseudo_label_languages", *CHOSEN_ON)),
     "French prompts alone": ("qat", ()),  # see `_recipe`
     "learning rate constant behind its warm-up": ("qat", ("--lr_scheduler_type", "constant_with_warmup")),
     "learning rate 3e-5": ("qat", ("--learning_rate", "3e-5")),

@@ -4,8 +4,7 @@
 
 `FOLDER/LANGUAGE/manifest.jsonl` hold Common Voice clips; the rest is what `make demo-full` fetches. Spanish, Italian and the
 French prompts are tested on. Portuguese and Dutch are left alone, so that training can be tuned on them. All other speech is
-trained on, studio prompts in the tested languages included; no speaker is in both. At 4 bits the float model also writes it down in
-these five languages (`pseudo_label_languages`), without a clip of the speech that is left out. Runs the recipe `whisper-base-TARGET` in
+trained on, studio prompts in the tested languages included; no speaker is in both. Runs the recipe `whisper-base-TARGET` in
 `bench-quality-TARGET/`, goes on where it stopped, and writes benchmarks/results/quality-TARGET.json, on CPUs without VNNI
 quality-TARGET-without-vnni.json. What another machine has trained in that folder, as one with a GPU (here `--use_cpu true`
 then), has `-trained-elsewhere` in its name. With `--unheard`, what is trained is tested on Portuguese and Dutch instead, and
@@ -31,8 +30,6 @@ from qat_plugin.recipe import Recipe
 from qat_plugin.recipe_loading import load_recipe
 
 TESTED, CHOSEN_ON = ("es", "it"), ("pt", "nl")
-# What is tested, and what methods are chosen on, is spoken in the training speech in studios or not at all.
-LACKING = (*TESTED, "fr", *CHOSEN_ON)
 PROMPTS, TRAINED_ON = "asterisk_fr", ("tuxpaint_fr", "asterisk_en", "asterisk_es", "asterisk_it", "asterisk_ru")
 ARMS = {
     "int4": ("fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-kquant", "ptq-hqq", "ptq-mse", "ptq-gptq", "ptq-ft", "qat"),
@@ -43,7 +40,7 @@ ARMS = {
 }
 # On two cores that multiply in bf16, steps of some four seconds.
 TRAINING = {
-    "int4": ("--max_steps", "300", "--learning_rate", "5e-6", "--pseudo_label_languages", *LACKING),
+    "int4": ("--max_steps", "300", "--learning_rate", "5e-6"),
     "int8": ("--max_steps", "100", "--warmup_steps", "20"),
 }
 # Points of WER that may be lost: on each corpus at 4 bits, on all of them together at 8.

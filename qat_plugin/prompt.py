@@ -19,13 +19,6 @@ def is_multilingual(generation_config: GenerationConfig) -> bool:
     return bool(vars(generation_config).get("is_multilingual", True))
 
 
-def known_languages(generation_config: GenerationConfig) -> list[str]:
-    """Codes of the languages that the model writes, sorted."""
-    if not is_multilingual(generation_config):
-        return ["en"]
-    return sorted(token.strip("<|>") for token in vars(generation_config).get("lang_to_id") or ())
-
-
 def language_and_task(generation_config: GenerationConfig, language: str | None, task: str | None) -> dict[str, str]:
     """The `language` and `task` arguments of `generate`, never left to be guessed from the audio.
 
@@ -54,7 +47,7 @@ def language_and_task(generation_config: GenerationConfig, language: str | None,
         )
     if task not in settings["task_to_id"]:
         raise ModelError(f"task is {task!r}; this model knows {', '.join(sorted(settings['task_to_id']))}")
-    known = known_languages(generation_config)
+    known = sorted(token.strip("<|>") for token in settings["lang_to_id"])
     if code is None:
         raise ModelError(
             "no language is given and the model's generation_config.json records none: say which is spoken "

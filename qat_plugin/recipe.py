@@ -198,14 +198,6 @@ class DistillationArguments:
         default=False,
         metadata={"help": "Train on the teacher's own greedy transcripts; the corpora need none then."},
     )
-    pseudo_label_languages: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Languages that the model is to keep and the training speech lacks, as in 'spanish it'. Each sample comes twice: as "
-            "it is spoken, and with what the teacher writes when it is told one of them; of max_steps steps, about half are of "
-            "either kind. Needs ce_weight 0."
-        },
-    )
 
 
 @dataclass

@@ -14,7 +14,6 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from qat_plugin.arms import ARMS, FLOAT_FOLDED
 from qat_plugin.data.corpora import known_corpora
-from qat_plugin.data.languages import language_code
 from qat_plugin.fake_quant.schemes import GROUP_SIZES
 from qat_plugin.recipe import is_of_errors
 from qat_plugin.recipe_types import quote
@@ -132,11 +131,6 @@ def _streaming(v: Values) -> Iterator[str]:
             "streaming and pseudo_labels are both true: the teacher transcribes a corpus once, before training; "
             "turn one off"
         )
-    if v["pseudo_label_languages"]:
-        yield (
-            f"streaming is true and pseudo_label_languages is {quote(v['pseudo_label_languages'])}: the teacher transcribes a "
-            "corpus once, before training; leave one out"
-        )
 
 
 def _epochs(v: Values) -> Iterator[str]:
@@ -232,32 +226,6 @@ def _distillation(v: Values) -> Iterator[str]:
         )
 
 
-def _pseudo_label_languages(v: Values) -> Iterator[str]:
-    languages = v["pseudo_label_languages"]
-    if not languages:
-        return
-    codes = [language_code(name) for name in languages]
-    for name, code in zip(languages, codes, strict=True):
-        if code is None:
-            yield (
-                f"pseudo_label_languages is {quote(languages)}: {quote(name)} is unknown to Whisper; use a name or code of its, "
-                "'spanish' or 'es'"
-            )
-    known = [code for code in codes if code is not None]
-    if len(set(known)) < len(known):
-        yield f"pseudo_label_languages is {quote(languages)}: name each language once"
-    if v["task"] == "translate":
-        yield (
-            f'pseudo_label_languages is {quote(languages)} and task is "translate", which is English whatever is told; leave the '
-            "former out"
-        )
-    if v["ce_weight"]:
-        yield (
-            f"pseudo_label_languages is {quote(languages)} and ce_weight is {quote(v['ce_weight'])}: what the teacher writes in a "
-            "language that is not spoken is no transcript to learn; set ce_weight to 0, or leave the former out"
-        )
-
-
 def _evaluation(v: Values) -> Iterator[str]:
     arms = v["arms"]
     for arm in arms:
@@ -338,7 +306,6 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     _validation,
     _quantization,
     _distillation,
-    _pseudo_label_languages,
     _evaluation,
     _training,
     _sharding,

@@ -73,10 +73,6 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     groups: list[Any] = [recipe.model, recipe.quantization, recipe.distillation]
     inputs = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
     inputs |= {**training_speech(recipe.data), "language": language_code(recipe.model.language)}
-    # Left out where there are none: runs that began before recipes knew them go on.
-    others = inputs.pop("pseudo_label_languages")
-    if others:
-        inputs["pseudo_label_languages"] = [language_code(name) for name in others]
     # Of the Trainer's own fields those that the recipe sets: another version of transformers has others, or other defaults, and
     # the run is the same. Beside arguments of which nothing is set, for some fields are changed when they are made.
     unset = type(recipe.training)(output_dir="unset").to_dict()

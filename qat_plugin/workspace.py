@@ -6,7 +6,6 @@
       recipe.json            the resolved recipe
       state.json             steps done: what decided them, how long they took
       pseudo_labels.jsonl    what the teacher wrote of the training speech, where the recipe trains on it
-      other_languages.jsonl  the same, when it was told other languages than are spoken (pseudo_label_languages)
       revisions.json         commits of Hub datasets that the run read, where a branch was asked for
       train/  fp/  ptq-gptq/  ...   checkpoints: the trained model, and one for each other arm
       onnx/{fp,ptq-gptq,qat,...}/   complete folders for ONNX Runtime, each with its parity.json

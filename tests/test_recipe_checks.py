@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
     "initial_rounding": "gptq", "weight_observer": "mse", "scale_learning_rate": 1e-3,
     "fake_quant_start_step": 0, "freeze_scales_step": None, "teacher_model_name_or_path": None,
     "distillation_temperature": 1.0, "ce_weight": 1.0, "kl_weight": 0.0, "encoder_weight": 0.0, "decoder_weight": 0.0,
-    "pseudo_labels": False, "pseudo_label_languages": [], "corpora": ["mtedx"], "test_data": [], "arms": ["fp", "ptq-rtn", "qat"],
+    "pseudo_labels": False, "corpora": ["mtedx"], "test_data": [], "arms": ["fp", "ptq-rtn", "qat"],
     "max_eval_samples": None, "min_eval_words": 1, "eval_num_beams": 1, "eval_batch_size": 1,
     "bootstrap_resamples": 2000, "parity_samples": 8, "num_threads": None, "learning_rate": 1e-5, "max_steps": -1,
     "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
@@ -84,30 +84,6 @@ def test_good_values_have_no_message() -> None:
         (
             {"streaming": True, "max_steps": 9, "pseudo_labels": True},
             ["streaming and pseudo_labels are both true: the teacher transcribes a corpus once"],
-        ),
-        (
-            {"streaming": True, "max_steps": 9, "pseudo_label_languages": ["es"], "ce_weight": 0.0, "kl_weight": 1.0},
-            ['streaming is true and pseudo_label_languages is ["es"]: the teacher transcribes a corpus once'],
-        ),
-        (
-            {"pseudo_label_languages": ["es", "Spanish", "tlh"], "ce_weight": 0.0, "kl_weight": 1.0},
-            [
-                'pseudo_label_languages is ["es", "Spanish", "tlh"]: "tlh" is unknown to Whisper; use a name or code',
-                'pseudo_label_languages is ["es", "Spanish", "tlh"]: name each language once',
-            ],
-        ),
-        (
-            {"pseudo_label_languages": ["es"]},
-            ['pseudo_label_languages is ["es"] and ce_weight is 1.0: what the teacher writes in a language that is not spoken'],
-        ),
-        ({"pseudo_label_languages": ["es", "italian"], "ce_weight": 0, "kl_weight": 1.0}, []),
-        (
-            {"pseudo_label_languages": ["tlh", "xx"], "ce_weight": 0, "kl_weight": 1.0},
-            ['pseudo_label_languages is ["tlh", "xx"]: "tlh" is unknown to Whisper', 'pseudo_label_languages is ["tlh", "xx"]: "xx" is unknown to Whisper'],
-        ),
-        (
-            {"pseudo_label_languages": ["es"], "ce_weight": 0, "kl_weight": 1.0, "task": "translate"},
-            ['pseudo_label_languages is ["es"] and task is "translate", which is English whatever is told; leave the former'],
         ),
         ({"target": "int8", "hot_tokens": 9}, ['hot_tokens is 9 and target is "int8": everything has 8 bits then']),
         ({"target": "int8", "int8_modules": ["a.*"]}, ['int8_modules is ["a.*"] and target is "int8": everything']),

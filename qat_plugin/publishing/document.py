@@ -24,7 +24,7 @@ SHOWN_FIELDS = (
     "initial_rounding", "learned_scales",
     "scale_learning_rate", "fake_quantize_activations", "fake_quant_start_step", "freeze_scales_step",
     "teacher_model_name_or_path", "distillation_temperature", "ce_weight", "kl_weight", "encoder_weight",
-    "decoder_weight", "pseudo_labels", "pseudo_label_languages",
+    "decoder_weight", "pseudo_labels",
     "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
     "max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "gradient_checkpointing", "seed", "data_seed",

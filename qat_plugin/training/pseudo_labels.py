@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import LogitsProcessorList, WhisperForConditionalGeneration, WhisperProcessor
 
-from qat_plugin.data.part import Part
+from qat_plugin.data.loading import Corpus
 from qat_plugin.encoder_context import EncoderContext, in_context
 from qat_plugin.errors import DataError
 from qat_plugin.fake_quant.state import weights_digest
@@ -20,15 +21,26 @@ from qat_plugin.prompt import generating_to_limit, is_multilingual
 from qat_plugin.runtime.logits import LoopGuard
 
 
-class RelabelledDataset(Part):
-    """`dataset` with other labels; clips whose label is None are left out."""
+class RelabelledDataset(Dataset[dict[str, Any]]):
+    """The `TrainingDataset` `dataset` with other labels, and what the Trainer and records ask of it; clips whose label is None are
+    left out."""
 
     def __init__(self, dataset: Any, labels: list[list[int] | None]) -> None:
-        super().__init__(dataset, [i for i, label in enumerate(labels) if label is not None])
-        self.labels = labels
+        self.dataset, self.labels = dataset, labels
+        self.indices = [i for i, label in enumerate(labels) if label is not None]
+        self.durations = [dataset.durations[i] for i in self.indices]
+        self.corpora: list[Corpus] = dataset.corpora
+
+    def set_epoch(self, epoch: int) -> None:
+        """See `TrainingDataset.set_epoch`."""
+        self.dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**super().__getitem__(index), "labels": self.labels[self.indices[index]]}
+        at = self.indices[index]
+        return {**self.dataset[at], "labels": self.labels[at]}
 
 
 class TeacherLabels:
@@ -39,7 +51,7 @@ class TeacherLabels:
     them another does not make again. `inputs` names what decides them (model, corpora, ...); ids and lengths of the clips, the
     teacher's weights and its generation config are added here. A cache made from others is begun anew. With a `context`, the
     teacher hears clips in it, and clips of about the same length together. It computes on `device`;
-    afterwards it is back on its own, in its own mode. `language_field`: the recipe's, for the error that none has a label.
+    afterwards it is back on its own, in its own mode.
     """
 
     def __init__(
@@ -55,13 +67,12 @@ class TeacherLabels:
         context: EncoderContext | None = None,
         batch_size: int = 8,
         device: torch.device | None = None,
-        language_field: str = "language",
     ) -> None:
         self._teacher, self._dataset, self._tokenizer = teacher, dataset, processor.tokenizer
         self._cache, self._context, self._batch_size, self._device = cache, context, batch_size, device
         # A teacher that knows English only is told neither.
         self._is_told, self._task = is_multilingual(teacher.generation_config), task
-        self._max_label_length, self._language_field = max_label_length, language_field
+        self._max_label_length = max_label_length
         with generating_to_limit(teacher):
             self._inputs = {**inputs, **_decisive(teacher, dataset)}
         self._texts = _read_cache(cache, self._inputs)
@@ -150,8 +161,7 @@ class TeacherLabels:
 
     def _nothing_usable(self, samples: int) -> DataError:
         return DataError(
-            f"the teacher wrote no usable transcript for any of {samples} training samples: check "
-            f"`{self._language_field}`, `task` and the audio"
+            f"the teacher wrote no usable transcript for any of {samples} training samples: check `language`, `task` and the audio"
         )
 
 

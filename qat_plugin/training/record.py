@@ -26,8 +26,8 @@ def write_record(trainer: Trainer, folder: Path, models: Mapping[str, str | None
     * "local_models": {field: whether it names a folder of this machine}, which may look like an id of the Hub elsewhere.
     """
     dataset, device = trainer.train_dataset, trainer.args.device
-    # A stream has none; what is heard in two languages is the same speech.
-    durations = getattr(dataset, "heard_durations", getattr(dataset, "durations", None))
+    # A stream has none.
+    durations = getattr(dataset, "durations", None)
     record = {
         "samples": None if durations is None else len(durations),
         "seconds": None if durations is None else round(float(sum(durations)), 1),

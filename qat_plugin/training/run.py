@@ -126,7 +126,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, quantized: bool = True) -> QAT
     if recipe.data.validation_data:
         validation = every_clip(recipe, recipe.data.validation_data, model, processor)
     with args.main_process_first(desc="training data"):
-        speech = load_training_speech(recipe, model, processor, teacher, in_other_languages=True)
+        speech = load_training_speech(recipe, model, processor, teacher)
         dataset = speech.heard(args)
         # It may need more labels, which no two processes are to make at once.
         calibration = speech.calibration_batches(recipe.quantization.calibration_samples)

@@ -13,16 +13,12 @@ from transformers import TrainingArguments, WhisperForConditionalGeneration, Whi
 
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.data.features import training_dataset
-from qat_plugin.data.languages import language_code
 from qat_plugin.data.loading import load_training_corpora
-from qat_plugin.data.part import Part
 from qat_plugin.data.revisions import RunRevisions
 from qat_plugin.encoder_context import EncoderContext
-from qat_plugin.errors import RecipeError
-from qat_plugin.prompt import is_multilingual, known_languages
+from qat_plugin.prompt import is_multilingual
 from qat_plugin.recipe import Recipe, training_speech
 from qat_plugin.training.distillation import check_teacher
-from qat_plugin.training.other_languages import InOtherLanguages, Together
 from qat_plugin.training.pseudo_labels import TeacherLabels
 
 
@@ -87,30 +83,15 @@ def spread_rows(dataset: Any, wanted: int, labels: TeacherLabels | None = None) 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSpeech:
-    """The training speech, what makes batches of it and, where the teacher's transcripts are its labels, these.
-
-    `others`: what the teacher writes of it in languages that are not spoken, where the recipe names some.
-    """
+    """The training speech, what makes batches of it and, where the teacher's transcripts are its labels, these."""
 
     dataset: Any
     collator: SpeechSeq2SeqCollator
     labels: TeacherLabels | None
-    others: TeacherLabels | None
 
     def heard(self, args: TrainingArguments) -> Any:
         """What is trained on, of which the teacher transcribes no more than so many steps hear."""
-        if self.labels is None and self.others is None:
-            return self.dataset
-        count = len(self.dataset)
-        indices = _heard(args, count + (0 if self.others is None else len(self.others)))
-        own, told = [i for i in indices if i < count], [i - count for i in indices if i >= count]
-        if self.others is None or not told:
-            return self._own(own)
-        others = self.others.of(told)
-        return Together(self._own(own), others) if own else others
-
-    def _own(self, indices: Sequence[int]) -> Part:
-        return Part(self.dataset, indices) if self.labels is None else self.labels.of(indices)
+        return self.dataset if self.labels is None else self.labels.of(_heard(args, len(self.dataset)))
 
     def calibration_batches(self, wanted: int) -> list[dict[str, Any]] | None:
         """What is calibrated on; None where nothing is."""
@@ -123,43 +104,20 @@ def load_training_speech(
     model: WhisperForConditionalGeneration,
     processor: WhisperProcessor,
     teacher: WhisperForConditionalGeneration | None,
-    *,
-    in_other_languages: bool = False,
 ) -> TrainingSpeech:
-    """What the recipe trains on; what it is calibrated on has no `in_other_languages`.
+    """What the recipe trains on and is calibrated on.
 
     `teacher`: the recipe's, where it names one; otherwise `model`, before it is trained, is it.
     """
     names = [*recipe.data.train_corpora, *recipe.data.train_data]
-    distillation = recipe.distillation
     dataset = dataset_of(
-        recipe, names, model, processor, without_text=distillation.pseudo_labels,
+        recipe, names, model, processor, without_text=recipe.distillation.pseudo_labels,
         speed_perturbation=recipe.data.speed_perturbation,
     )  # fmt: skip
-    labels = others = None
-    if distillation.pseudo_labels:
-        labels = _teacher_labels(recipe, model, processor, teacher or model, dataset, "pseudo_labels.jsonl", "language")
-    if in_other_languages and distillation.pseudo_label_languages:
-        codes = [code for name in distillation.pseudo_label_languages if (code := language_code(name)) is not None]
-        known = known_languages((teacher or model).generation_config)
-        unknown = [code for code in codes if code not in known]
-        if unknown:
-            raise RecipeError(
-                f"pseudo_label_languages is {distillation.pseudo_label_languages}, and the teacher does not know "
-                f"{', '.join(unknown)}: leave it out"
-            )
-        told = InOtherLanguages(dataset, codes)
-        if len(told) == 0:
-            raise RecipeError(
-                f"pseudo_label_languages is {distillation.pseudo_label_languages}, and all training speech is in that language: name "
-                "others, or leave it out"
-            )
-        others = _teacher_labels(
-            recipe, model, processor, teacher or model, told, "other_languages.jsonl", "pseudo_label_languages"
-        )
-    return TrainingSpeech(
-        dataset, SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id), labels, others
-    )
+    labels = None
+    if recipe.distillation.pseudo_labels:
+        labels = _teacher_labels(recipe, model, processor, teacher or model, dataset)
+    return TrainingSpeech(dataset, SpeechSeq2SeqCollator(processor, model.config.decoder_start_token_id), labels)
 
 
 def _teacher_labels(
@@ -168,8 +126,6 @@ def _teacher_labels(
     processor: WhisperProcessor,
     teacher: WhisperForConditionalGeneration,
     dataset: Any,
-    file: str,
-    language_field: str,
 ) -> TeacherLabels:
     check_teacher(teacher, model, states=False)
     # The teacher hears clips as they were recorded.
@@ -180,7 +136,7 @@ def _teacher_labels(
         dataset,
         processor,
         # Beside the steps, for training, its control and the arms without training share it.
-        Path(str(recipe.training.output_dir)) / file,
+        Path(str(recipe.training.output_dir)) / "pseudo_labels.jsonl",
         inputs={
             "teacher": recipe.distillation.teacher_model_name_or_path or recipe.model.model_name_or_path,
             "language": recipe.model.language,
@@ -193,7 +149,6 @@ def _teacher_labels(
         max_label_length=recipe.data.max_label_length or model.config.max_target_positions,
         context=None if context is None else context.finer(),
         device=recipe.training.device,
-        language_field=language_field,
     )
 
 
