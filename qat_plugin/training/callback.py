@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -305,7 +306,8 @@ class QATCallback(TrainerCallback):
         # In evaluation mode, so that SpecAugment and dropout change nothing.
         was_training = model.training
         model.eval()
-        calibrate(model, run, search, with_gptq=self.initial_rounding == "gptq")
+        with _in_full_precision(model):
+            calibrate(model, run, search, with_gptq=self.initial_rounding == "gptq")
         model.train(was_training)
 
     def restore(self, model: WhisperForConditionalGeneration, checkpoint: Path) -> None:
@@ -366,6 +368,20 @@ class QATCallback(TrainerCallback):
         set_fake_quant_in_training(model, step >= self.fake_quant_start_step)
         if self.freeze_scales_step is not None and step >= self.freeze_scales_step:
             freeze_scales(model)
+
+
+@contextmanager
+def _in_full_precision(model: Any) -> Iterator[None]:
+    """Take accelerate's autocast off: what training starts from is also an arm, and the same whatever it is trained in."""
+    wrapped, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if own is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def _installed(model: Any) -> set[TrainingLoss | EvaluationContext]:

@@ -24,6 +24,7 @@ from transformers import (
 from qat_plugin.encoder_context import EncoderContext, encoder_context_of
 from qat_plugin.errors import ModelError, QuantizationError
 from qat_plugin.fake_quant import QuantizerConfig, fake_quant_layers, read_checkpoint
+from qat_plugin.fake_quant.insertion import weight_quantizers
 from qat_plugin.models import load_fake_quant, load_whisper
 from qat_plugin.training import LossWeights, QATCallback, QATTrainer
 from qat_plugin.training.run import last_checkpoint
@@ -519,7 +520,7 @@ def test_under_bf16_student_and_teacher_run_in_bf16_and_the_loss_is_nearly_the_s
 ):
     # transformers 4 writes it there, and every later trainer of the process would take it from there.
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    losses, kinds = {}, set()
+    losses, kinds, scales = {}, set(), []
     for bf16 in (False, True):
         qat = QATCallback(
             "int4", loss_weights=DISTILLATION, encoder_context=EncoderContext(),
@@ -537,5 +538,8 @@ def test_under_bf16_student_and_teacher_run_in_bf16_and_the_loss_is_nearly_the_s
         log = trainer.state.log_history[0]
         losses[bf16] = [log[f"loss_{name}"] for name in ("ce", "kl", "encoder", "decoder")]
         assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+        scales.append([quantizer.initial_scale for quantizer in weight_quantizers(trainer.model)])
+    # Where training starts from is no matter of its precision: the arm without training is the same, whoever made it.
+    assert all(torch.equal(*pair) for pair in zip(*scales, strict=True))
     assert kinds == {(False, torch.float32), (True, torch.bfloat16)}
     assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=0.1)
