@@ -152,6 +152,8 @@ def main() -> None:
         for other, bar in (("fine-tuning", 3.0), ("distillation", 2.0)):
             ratio = step / seconds[f"{other}, {precision}"]
             figures.append(figure(f"{precision}: seconds a step, QAT with distillation over {other}", ratio, "", bar))
+        if precision == "float32":
+            continue
         change = abs(losses[f"QAT with distillation, {precision}"] / losses["QAT with distillation, float32"] - 1)
         figures.append(figure(f"{precision}: loss of QAT, change to float32", 100 * change, "%", 5))
     write_results(

@@ -13,9 +13,9 @@ _STEPS = {
     "export": "write the ONNX of every arm and verify it against the trained model",
     "evaluate": "measure every arm on every test corpus; write results, report and plots",
     "report": "render report and plots again from finished results, without any model",
-    "diagnose": "say within minutes whether training has anything to win back, and which parts of the model lose it",
+    "diagnose": "say before any training whether it has anything to win back, and which parts of the model lose it",
     "card": "render the model card from the results",
-    "push": "upload the quantized model and its card to the Hub",
+    "push": "upload the quantized model and its card to the Hub, as --hub_model_id (and --hub_revision, --hub_private_repo)",
     "run": "train, export, evaluate and card in one go; finished steps are kept",
 }
 

@@ -257,7 +257,9 @@ class EvaluationArguments:
     parity_samples: int = field(
         default=8, metadata={"help": "Clips on which the export compares greedy tokens with the trained model."}
     )
-    num_threads: Optional[int] = field(default=None, metadata={"help": "Threads of ONNX Runtime. Default: all cores."})
+    num_threads: Optional[int] = field(
+        default=None, metadata={"help": "Threads of ONNX Runtime. Default: every physical core."}
+    )
 
 
 @dataclass

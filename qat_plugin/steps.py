@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qat_plugin.arms import ARMS, FINE_TUNED, FLOAT, FLOAT_FOLDED, TRAINED, needs_fine_tuning
 from qat_plugin.data.languages import language_code
-from qat_plugin.errors import WorkspaceError
+from qat_plugin.errors import DataError, WorkspaceError
 from qat_plugin.files import PARITY_FILE, sha256_of
 from qat_plugin.publishing_steps import card, check_is_measured, check_normalizer
 from qat_plugin.recipe import Recipe, training_speech
@@ -83,13 +83,34 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def train(recipe: Recipe, workspace: Workspace) -> None:
-    """Train, or say that it is done; and the float control, where an arm needs it."""
+    """Train, or say that it is done; and the float control, where an arm needs it.
+
+    Raises `DataError` when training would hear audio that is tested on, which evaluation would refuse.
+    """
     from qat_plugin.training.run import end_process_group
 
+    if workspace.keeps_books and not workspace.is_done(_TRAINING_STEPS[TRAINED], training_inputs(recipe)):
+        _check_overlap_early(recipe)
     _train(recipe, workspace, TRAINED)
     if needs_fine_tuning(recipe.evaluation.arms):
         _train(recipe, workspace, FINE_TUNED)
     end_process_group()
+
+
+def _check_overlap_early(recipe: Recipe) -> None:
+    """Refuse before hours of training the speech that evaluation would refuse behind them."""
+    from qat_plugin.training.run import check_overlap
+
+    try:
+        corpora = _test_corpora(recipe)
+    except DataError as error:
+        # Training does not need them: another machine may measure what this one trains.
+        say(
+            "train",
+            f"whether training hears what is tested on is left to 'evaluate', for the test speech cannot be read: {error}",
+        )
+        return
+    check_overlap(recipe, corpora)
 
 
 def _train(recipe: Recipe, workspace: Workspace, arm: str) -> None:
@@ -361,15 +382,13 @@ def _write_report(workspace: Workspace, results: dict[str, Any]) -> None:
 
 
 def run_all(recipe: Recipe, workspace: Workspace) -> None:
-    """Everything but the push. What evaluation would refuse is refused before hours of training.
+    """Everything but the push.
 
-    Raises `RecipeError` when `arms` lacks what is trained.
+    Raises `RecipeError` when `arms` lacks what is trained, and what each step raises.
     """
-    from qat_plugin.training.run import check_overlap
-
     check_is_measured(recipe)
     if not workspace.is_done(_TRAINING_STEPS[TRAINED], training_inputs(recipe)):
-        check_overlap(recipe, _test_corpora(recipe))
+        _test_corpora(recipe)  # what cannot be measured here is refused before hours of training
     steps: list[Callable[[Recipe, Workspace], Any]] = [train, export, evaluate, card]
     for step in steps:
         step(recipe, workspace)

@@ -30,6 +30,8 @@ COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash
 DEMO = ROOT / "model_cards" / "whisper-base-fr-int4-demo" / "results.json"
 DEMO_FULL = ROOT / "model_cards" / "whisper-base-fr-int4-demo-full" / "results.json"
 QUALITY = ROOT / "benchmarks" / "results" / "quality-int4-trained-elsewhere.json"
+# Of a training that was told other languages than are spoken.
+TOLD = QUALITY.with_name(f"{QUALITY.stem}-told-languages.json")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
@@ -106,13 +108,9 @@ def test_tables_are_those_of_the_committed_results(path):
 
 def test_what_training_wins_is_what_the_benchmark_measured():
     results = read(QUALITY)
-    versus, recipe, text = results["pooled"]["qat"]["versus"], results["recipe"], " ".join(README.split())
-    length = f"{recipe['max_steps']} steps of {recipe['per_device_train_batch_size']} clips"
+    versus, text = results["pooled"]["qat"]["versus"], " ".join(README.split())
     minutes = f"{results['step_seconds']['train'] / 60:.0f} minutes"
-    assert (
-        f"trained {length} on an H100, {minutes} beside its control and without the teacher's transcripts, on less than four"
-        in text
-    )
+    assert f"trained {length_of(results)} on an H100, {minutes}, on less than four hours of other voices" in text
     assert "H100" in results["training"]["device"] and 3 < results["training"]["seconds"] / 3600 < 4
     more, than_folded = (f"{100 * versus[arm]['difference']:.2f}" for arm in ("fp", "fp-auto"))
     assert (
@@ -132,21 +130,15 @@ def test_what_training_wins_is_what_the_benchmark_measured():
 
 
 def test_how_much_of_it_is_fine_tuning_is_what_the_benchmark_measured():
-    results, text = read(QUALITY), " ".join(README.split())
-    control, qat = (results["pooled"][arm]["versus"] for arm in ("ptq-ft", "qat"))
+    text, told, larger = " ".join(README.split()), read(TOLD), read(QUALITY.with_name(f"{QUALITY.stem}-control.json"))
     assert (
-        f"quantized by GPTQ behind it (`ptq-ft`), is {-100 * control['ptq-gptq']['difference']:.2f} points better than GPTQ alone, "
-        f"and the trained model {better_than('the control', qat)}."
+        f"One of {length_of(told)}, about half of which were told another language than is spoken, an option that won nothing and is "
+        f"gone, was {better_than_control(told)} ([results](benchmarks/results/{TOLD.name}))."
     ) in text
-    name = "quality-int4-trained-elsewhere-control.json"
-    larger = read(QUALITY.parent / name)
-    before, after = (f"{100 * each['arms']['qat']['bytes_ratio']:.1f}" for each in (results, larger))
-    recipe = larger["recipe"]
-    of_larger = better_than("its control", larger["pooled"]["qat"]["versus"])
+    before, after = (f"{100 * each['arms']['qat']['bytes_ratio']:.1f}" for each in (read(QUALITY), larger))
     assert (
-        f"A training of {recipe['max_steps']} steps of {recipe['per_device_train_batch_size']} clips with four more parts in 8 "
-        f"bits, which take its files from {before} to {after} % of float32, was {of_larger} "
-        f"([results](benchmarks/results/{name}))."
+        f"One of {length_of(larger)} with four more parts in 8 bits (`int8_modules`), which take its files from {before} to {after} % "
+        f"of float32, was {better_than_control(larger)} ([results](benchmarks/results/{QUALITY.stem}-control.json))."
     ) in text
     # The four Linear layers of an attention are one part, fc1 and fc2 one each.
     parts = {
@@ -157,60 +149,56 @@ def test_how_much_of_it_is_fine_tuning_is_what_the_benchmark_measured():
         "model.decoder.layers.5.fc*": 2,
     }
     fewer = {"model.encoder.layers.0.self_attn.*": 1, "model.encoder.layers.4.fc*": 2, "model.decoder.layers.5.fc2": 1}
-    assert {*recipe["int8_modules"]} == {*parts} and {*results["recipe"]["int8_modules"]} == {*fewer}
+    assert {*larger["recipe"]["int8_modules"]} == {*parts} and {*told["recipe"]["int8_modules"]} == {*fewer}
     assert sum(parts.values()) == sum(fewer.values()) + 4
     shipped = read(ROOT / "recipes" / "whisper-base-int4.json")
     assert {*shipped["int8_modules"]} == {*fewer}
-    for each in (results, larger):
-        assert not each["commit"].endswith("+changes") and "H100" in each["training"]["device"]
+    assert all("H100" in each["training"]["device"] for each in (told, larger))
 
 
-def test_what_told_languages_change_is_what_the_benchmark_measured():
-    """Two trainings of the same length, one of which was told other languages than are spoken."""
-    told, spoken = (read(path) for path in (QUALITY, as_spoken(QUALITY)))
+def test_how_rough_it_is_is_what_the_benchmark_measured():
+    """Two trainings of the same length, GPTQ twice, and what test and training speech share."""
+    told, spoken, calibrated = read(TOLD), read(QUALITY), read(QUALITY.with_name("quality-int4-300-steps.json"))
     trained = {name: value for name, value in told["recipe"].items() if name not in ("arms", "num_train_epochs")}
     assert trained.pop("pseudo_label_languages") == ["es", "it", "fr", "pt", "nl"]
     assert {name: spoken["recipe"].get(name) for name in trained} == trained
-    fp, folded = (f"{100 * spoken['pooled']['qat']['versus'][arm]['difference']:.2f}" for arm in ("fp", "fp-auto"))
-    words, heard, *_ = shares(spoken)
     spanish = (
-        f"{100 * each['measurements']['qat']['es']['versus']['fp']['difference']:+.2f}" for each in (spoken, told)
+        f"{100 * each['measurements']['qat']['es']['versus']['fp']['difference']:+.2f}" for each in (told, spoken)
     )
+    words, heard, *_ = shares(told)
+    gptq = (f"{100 * each['pooled']['ptq-gptq']['wer']:.1f} %" for each in (spoken, calibrated))
+    assert calibrated["recipe"]["bf16"]
+    # Of the results, those that counted texts by their words.
+    (french, spanish_texts) = (calibrated["corpora"][name]["overlap"] for name in ("asterisk_fr", "es"))
+    assert {*calibrated["recipe"]["train_data"]} == {*spoken["recipe"]["train_data"]}
+    assert not any(corpus["overlap"]["same_audio"] for corpus in calibrated["corpora"].values())
     assert (
-        f"As many steps without that came to the same: {fp} points from `fp` and {folded} from `fp-auto`, {words} of what GPTQ "
-        f"loses, {heard} of substitutions and deletions ([results](benchmarks/results/{as_spoken(QUALITY).name})). Of a single "
-        f"corpus, two such trainings differ by more: Spanish came to {' points instead of '.join(spanish)}."
+        f"The first of these two came to {100 * told['pooled']['qat']['versus']['fp']['difference']:.2f} points from `fp`, {words} of "
+        f"what GPTQ loses and {heard} of substitutions and deletions, and on Spanish to {' points instead of '.join(spanish)}. GPTQ itself "
+        f"came to {' here and to '.join(gptq)} where it was calibrated in bf16 "
+        "([results](benchmarks/results/quality-int4-300-steps.json)). Of the test clips, "
+        f"{french['same_text']} of {french['test_rows']} French prompts and {spanish_texts['same_text']} of "
+        f"{spanish_texts['test_rows']} Spanish ones have the words of a training clip, spoken by another voice."
     ) in " ".join(README.split())
 
 
 def test_what_training_does_for_languages_that_it_does_not_hear_is_what_the_benchmark_measured():
     """The same files as in the tables, on other speech; by words, whichever way it goes."""
-    unheard = QUALITY.with_name("quality-int4-unheard-trained-elsewhere.json")
-    results = read(unheard)
-    for path, tested in ((unheard, QUALITY), (as_spoken(unheard), as_spoken(QUALITY))):
-        there, here = (read(each) for each in (path, tested))
-        assert list(there["corpora"]) == ["pt", "nl"] and there["recipe"]["train_data"] == here["recipe"]["train_data"]
-        for arm in ("fp", "fp-auto", "ptq-gptq", "qat"):
-            assert there["arms"][arm]["files"] == here["arms"][arm]["files"]
-    versus = results["pooled"]["qat"]["versus"]
-    spoken = read(as_spoken(unheard))["pooled"]["qat"]["versus"]["ptq-gptq"]
+    path = QUALITY.with_name("quality-int4-unheard-trained-elsewhere.json")
+    there, here = read(path), read(QUALITY)
+    assert list(there["corpora"]) == ["pt", "nl"] and there["recipe"]["train_data"] == here["recipe"]["train_data"]
+    for arm in ("fp", "fp-auto", "ptq-gptq", "qat"):
+        assert there["arms"][arm]["files"] == here["arms"][arm]["files"]
+    versus, words = there["pooled"]["qat"]["versus"], there["pooled"]["qat"]["reference_words"]
 
-    def told(arm: str) -> str:
+    def told(arm: str, name: str) -> str:
         points = 100 * versus[arm]["difference"]
-        return (
-            f"{abs(points):.2f} points {'more' if points > 0 else 'fewer'} than {arm_name(arm)} {interval(versus[arm])}"
-        )
+        return f"{abs(points):.2f} points {'more' if points > 0 else 'fewer'} than {name} {interval(versus[arm])}"
 
-    def arm_name(arm: str) -> str:
-        return "GPTQ" if arm == "ptq-gptq" else f"`{arm}`"
-
-    words = results["pooled"]["qat"]["reference_words"]
     assert (
         f"on Portuguese and Dutch that people recorded at home, {words} words, of which it heard nothing at all, the same model "
-        f"makes {told('ptq-gptq')}, {told('ptq-ft')}, {told('fp-auto')} and {told('fp')} "
-        f"([results](benchmarks/results/{unheard.name})), and the one that was not told these languages "
-        f"{100 * spoken['difference']:.2f} points more than GPTQ {interval(spoken)} "
-        f"([results](benchmarks/results/{as_spoken(unheard).name}))."
+        f"makes {told('ptq-gptq', 'GPTQ')}, {told('fp-auto', '`fp-auto`')} and {told('fp', '`fp`')} "
+        f"([results](benchmarks/results/{path.name}))."
     ) in " ".join(README.split())
 
 
@@ -218,16 +206,16 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf8"))
 
 
-def as_spoken(path: Path) -> Path:
-    """Results of the training that was told no other languages."""
-    return path.with_name(f"{path.stem}-as-spoken.json")
+def length_of(results: dict[str, Any]) -> str:
+    recipe = results["recipe"]
+    return f"{recipe['max_steps']} steps of {recipe['per_device_train_batch_size']} clips"
 
 
-def better_than(control: str, versus: dict[str, Any]) -> str:
+def better_than_control(results: dict[str, Any]) -> str:
     """How many points fewer than `ptq-ft`, with the interval of the gain."""
-    low, high = versus["ptq-ft"]["interval"]
-    gain = interval({"interval": [-high, -low]})
-    return f"{-100 * versus['ptq-ft']['difference']:.2f} points better than {control} {gain}"
+    versus = results["pooled"]["qat"]["versus"]["ptq-ft"]
+    low, high = versus["interval"]
+    return f"{-100 * versus['difference']:.2f} points better than its control {interval({'interval': [-high, -low]})}"
 
 
 def shares(results: dict[str, Any]) -> list[str]:
@@ -251,33 +239,27 @@ def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
 
     fast, lost, won, source, p = measured("")
     assert (
-        f"Portuguese, Dutch): {lost[0]} points from `fp` and {lost[1]} from `fp-auto` on a CPU with VNNI "
-        f"({source}), {won} of what GPTQ loses to `fp` ({p})."
+        f"`make bench-quality` trains on two CPU cores instead, {length_of(fast)}: {lost[0]} points from `fp` and {lost[1]} from "
+        f"`fp-auto` on a CPU with VNNI and bf16 ({source}), {won} of what GPTQ loses to `fp` ({p})."
     ) in text
-    spoken, lost, won, source, p = measured("-as-spoken")
-    assert (
-        f"As many steps without that, at twice the learning rate, came to {lost[0]} and {lost[1]} points, {won} ({source}, {p})."
-        in text
-    )
-    told, lost, won, source, p = measured("-calibrated-as-told")
-    assert f"came to {lost[0]} and {lost[1]} points, {won} ({source}, {p}), and was not kept." in text
+    half, lost, won, source, p = measured("-300-steps")
+    assert f"{half['recipe']['max_steps']} steps came to {lost[0]} and {lost[1]} points, {won} ({source}, {p})" in text
+    told, lost, won, source, p = measured("-told-languages")
+    assert f"as many, told other languages, to {lost[0]} and {lost[1]}, {won} ({source}, {p})." in text
     slow, lost, won, source, p = measured("-without-vnni")
     batch = slow["recipe"]["per_device_train_batch_size"]
     assert (
         f"one part in 8 bits and batches of {batch}, won {won}: {lost[0]} and {lost[1]} points ({source}, {p})" in text
     )
-
-    assert all(results["recipe"]["max_steps"] == 300 for results in (fast, spoken, slow))
-    assert all(results["recipe"]["per_device_train_batch_size"] == 8 for results in (fast, spoken))
-    assert fast["recipe"]["pseudo_label_languages"] == ["es", "it", "fr", "pt", "nl"]
-    assert "pseudo_label_languages" not in spoken["recipe"]
-    assert spoken["recipe"]["learning_rate"] == 2 * fast["recipe"]["learning_rate"]
-    assert told["recipe"]["calibration_samples"] == 480
-    assert {**told["recipe"], "calibration_samples": 96} == fast["recipe"]
+    assert all(results["recipe"]["per_device_train_batch_size"] == 8 for results in (fast, half, told))
+    assert all(results["recipe"]["learning_rate"] == 5e-6 for results in (fast, half, told))
+    assert told["recipe"]["pseudo_label_languages"] == ["es", "it", "fr", "pt", "nl"]
+    assert half["recipe"]["max_steps"] == told["recipe"]["max_steps"] == slow["recipe"]["max_steps"] == 300
+    assert not any("pseudo_label_languages" in results["recipe"] for results in (fast, slow))
     assert len(slow["recipe"]["int8_modules"]) == 1
     vnni = {"avx512_vnni", "avx_vnni"}
-    assert all(vnni & {*results["machine"]["cpu_flags"]} for results in (fast, spoken))
-    assert not vnni & {*slow["machine"]["cpu_flags"]}
+    assert all(vnni & {*results["machine"]["cpu_flags"]} for results in (fast, half, told))
+    assert fast["recipe"]["bf16"] and not vnni & {*slow["machine"]["cpu_flags"]}
 
 
 def won_back(results: dict[str, Any], baseline: str = "fp", kind: str = "words") -> float:
@@ -289,6 +271,22 @@ def won_back(results: dict[str, Any], baseline: str = "fp", kind: str = "words")
 def interval(versus: dict[str, Any]) -> str:
     low, high = (100 * bound for bound in versus["interval"])
     return f"[{low:+.2f}, {high:+.2f}]"
+
+
+def test_what_each_part_of_the_method_is_worth_is_what_the_benchmark_measured():
+    text = " ".join(README.split())
+    intervals = {row["row"]: row["interval"] for row in read(QUALITY.with_name("ablation.json"))["rows"]}
+    worse = (
+        ("where training starts", "start: nearest integers, searched scales"),
+        ("the speech that it hears", "French prompts alone"),
+        ("that the learning rate is not too high", "learning rate 1e-4"),
+        ("to learn from transcripts is worse than from the float model", "taught by transcripts (cross entropy)"),
+    )
+    for claim, row in worse:
+        assert claim in text and intervals[row][0] > 0.001, row
+    assert "learned scales and which of the float model's outputs teaches hardly differ" in text
+    for row in ("scales stand still", "taught by logits alone", "taught by hidden states alone"):
+        assert max(map(abs, intervals[row])) < 0.002, row
 
 
 def test_what_eight_bits_lose_is_what_the_benchmark_measured():
@@ -319,7 +317,14 @@ def test_what_a_step_takes_on_a_gpu_is_what_the_benchmark_measured():
         f"{over_distillation} times as long as distillation"
     ) in text
     assert f"in float32 {full[0]} s, {full[1]} and {full[2]} times as long" in text
-    assert "H100" in results["gpu"] and results["figures"][0]["value"] == 100.0
+    figures = {entry["name"]: entry["value"] for entry in results["figures"]}
+    (weights,) = (value for name, value in figures.items() if name.endswith("weights that are equal to the bit"))
+    (tokens,) = (value for name, value in figures.items() if name.endswith("next tokens that are equal"))
+    assert "H100" in results["gpu"] and weights == 100.0
+    assert (
+        f"Every weight that the GPU trained is the one that a CPU reads; with them, {tokens:.1f} % of next tokens are the same"
+        in text
+    )
 
 
 def test_speeds_are_those_of_the_benchmark():
@@ -331,7 +336,8 @@ def test_speeds_are_those_of_the_benchmark():
     assert f"int8 is {full[0]} and int4 {full[1]} times as fast as faster-whisper int8" in text
     assert len(alike := {f"{ratio[f'{target} full over fp32 full']:.1f}" for target in ("int8", "int4")}) == 1
     assert f"and both {alike.pop()} times as fast as the same model in float32" in text
-    assert f"clips of {results['mean_seconds']:.1f} s" in text and results["threads"] == 2
+    assert f"On the same model and {results['clips']} clips of {results['mean_seconds']:.1f} s" in text
+    assert results["threads"] == 2
 
 
 def test_speeds_without_vnni_are_those_of_the_benchmark():
@@ -340,12 +346,31 @@ def test_speeds_without_vnni_are_those_of_the_benchmark():
     ratio, text = {entry["name"]: entry["value"] for entry in results["figures"]}, " ".join(README.split())
     over = [f"{ratio[f'int4 auto over {other}']:.1f}" for other in ("faster-whisper int8", "transformers float32")]
     assert f"the 4-bit model is {over[0]} and {over[1]} times as fast" in text
+    assert (
+        results["commit"].endswith("+changes")
+        and "by an earlier benchmark from files that were not committed yet" in text
+    )
     full = f"{ratio['int4 full over faster-whisper int8']:.1f}"
     assert f"and with the whole window {full} times as fast as faster-whisper int8" in text
     systems = results["systems"]
     other = systems["int4 auto"]["rtfx"] / systems["whisper.cpp q8_0"]["rtfx"]
     assert f"{other:.1f} times as fast as whisper.cpp with 8 bits" in text
-    assert f"Opening it takes {systems['int4 auto']['model_peak_mb']:.0f} MB of memory at most" in text
+    assert f"Opening a 4-bit model takes {systems['int4 auto']['model_peak_mb']:.0f} MB of memory at most" in text
+
+
+def test_speeds_with_one_thread_are_those_of_the_benchmark():
+    over = {}
+    for name in ("speed-1-threads", "speed-1-threads-without-vnni"):
+        results = read(QUALITY.with_name(f"{name}.json"))
+        ratio = {entry["name"]: entry["value"] for entry in results["figures"]}
+        over[name] = [f"{ratio[f'{target} full over faster-whisper int8']:.1f}" for target in ("int8", "int4")]
+        assert results["threads"] == 1
+    (with_vnni, without), text = over.values(), " ".join(README.split())
+    assert (
+        f"With one thread and the whole window, int8 is {with_vnni[0]} and int4 {with_vnni[1]} times as fast as faster-whisper int8 "
+        "with VNNI ([results](benchmarks/results/speed-1-threads.json)), "
+        f"{' and '.join(without)} times without ([results](benchmarks/results/speed-1-threads-without-vnni.json))."
+    ) in text
 
 
 def test_memory_of_a_large_model_is_that_of_the_benchmark():
@@ -356,9 +381,11 @@ def test_memory_of_a_large_model_is_that_of_the_benchmark():
     parameters = results["steps"]["make"]["parameters"] / 1e6
     text = " ".join(README.split())
     assert (
-        f"{parameters:.0f} M parameters, is quantized, exported and verified in {most:.1f} GB, and its float files for comparison "
-        f"in {of_float:.1f} GB"
+        f"{parameters:.0f} M parameters, is quantized by plain rounding, exported and verified in {most:.1f} GB, and its float files "
+        f"for comparison in {of_float:.1f} GB"
     ) in text
+    used = (f"{results['steps'][f'use {target}']['peak_memory_bytes'] / 1e9:.1f}" for target in ("fp", "int8", "int4"))
+    assert "To open and run it takes {} GB in float, {} GB in int8 and {} GB in int4".format(*used) in text
 
 
 def test_errors_on_two_kinds_of_cpu_are_those_of_the_benchmark():

@@ -329,6 +329,29 @@ def test_test_speech_that_cannot_be_used_is_refused_before_training(recipe, tmp_
     assert not (out / "train").exists() and json.loads((out / "state.json").read_text()) == {}
 
 
+def test_training_alone_refuses_test_audio_too_and_goes_on_where_there_is_none(recipe, tmp_path, capsys):
+    """What one machine trains, another may measure."""
+    (train,) = json.loads(recipe.read_text())["train_data"]
+    leaked = shutil.copy(train, recipe.parent / "leaked.jsonl")
+    command = [
+        "train",
+        str(recipe),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--arms",
+        "fp",
+        "qat",
+        "--max_steps",
+        "1",
+        "--test_data",
+    ]
+    assert main([*command, str(leaked)]) == 1
+    assert "4 audio files and 4 texts of 4 test rows are also in the training speech" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "train").exists()
+    assert main([*command, str(tmp_path / "elsewhere.jsonl")]) == 0
+    assert "is left to 'evaluate', for the test speech cannot be read: " in capsys.readouterr().err
+
+
 def test_a_private_corpus_is_measured_after_training_and_again_when_it_changed(finished, recipe, tmp_path, capsys):
     """In a copy of the run: its own results stay."""
     own = shutil.copytree(finished, tmp_path / "out")

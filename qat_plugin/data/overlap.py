@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import datasets
+from tqdm.auto import tqdm
 
 from qat_plugin.data.audio import audio_bytes
 from qat_plugin.data.loading import Corpus
@@ -105,7 +106,9 @@ def assert_no_overlap(train: Sequence[Corpus], test: Sequence[Corpus]) -> Overla
     for corpus in test:
         found = report.corpora[corpus.name]
         found.without_text = list(without_text)
-        for index, (name, text, duration) in enumerate(_columns(corpus)):
+        # Of long recordings cut at round lengths, many are as long as another one, and are read.
+        columns = tqdm(_columns(corpus), desc=f"{corpus.name} in the training speech?", unit="row", leave=False)
+        for index, (name, text, duration) in enumerate(columns):
             found.test_rows += 1
             here = f"{corpus.name}:{name}"
             same_length = by_duration.get(duration, [])

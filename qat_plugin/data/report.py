@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass, field
-from typing import Any
 
 from qat_plugin.errors import DataError
 
@@ -109,20 +108,6 @@ class LoadReport:
         if self.dropped:
             _warn_once(self.counts())
         logger.info(self.summary())
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able: total, kept, seconds, and for each reason bad, count, examples."""
-        return {
-            "corpus": self.corpus,
-            "total": self.total,
-            "kept": self.kept,
-            "seconds": round(self.seconds, 3),
-            "rejected": {
-                reason: {"bad": rows.bad, "count": rows.count, "examples": rows.examples}
-                for reason, rows in self.rejected.items()
-            },
-            "notes": self.notes,
-        }
 
     def _list(self, *, bad: bool) -> str:
         # Bad rows are there to be mended, so all examples are shown; of those left out on purpose a few say enough.

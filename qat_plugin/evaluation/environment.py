@@ -16,6 +16,9 @@ from qat_plugin.errors import EvaluationError
 _FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
           "asimddp", "i8mm", "sve")  # fmt: skip
 
+# A container's share of the processors: microseconds of a period of so many, or "max" (cgroup v2).
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 _PACKAGES = ("qat_plugin", "onnxruntime", "transformers", "torch", "numpy", "jiwer", "num2words", "evaluate")
 
 
@@ -33,10 +36,11 @@ def describe_environment() -> dict[str, Any]:
 
 
 def physical_cores() -> int:
-    """Physical cores among the logical ones that this process may use; all of these where the system does not tell."""
+    """Physical cores among the logical ones that this process may use, and no more than its container's share of time is; all of
+    these where the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return _cores()
-    return len({_physical_core(cpu) for cpu in os.sched_getaffinity(0)})
+    return min(len({_physical_core(cpu) for cpu in os.sched_getaffinity(0)}), _cores())
 
 
 def _physical_core(cpu: int) -> tuple[str, ...]:
@@ -79,9 +83,12 @@ def memory_bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Logical cores that this process may use: a container's quota leaves all of them in sight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not _CPU_QUOTA.is_file():
+        return cores
+    quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()
+    return cores if quota == "max" else min(cores, max(1, round(int(quota) / int(period))))
 
 
 def _cpu_flags() -> list[str]:

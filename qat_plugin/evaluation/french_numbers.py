@@ -151,6 +151,12 @@ def _telephone_abroad(found: _Found) -> str:
     return f" plus {cardinal(int(found['country']))} {cardinal(int(found['first']))} {_telephone(found)}"
 
 
+def _telephone_of_services(found: _Found) -> str:
+    digits = _plain(found[0])
+    groups = [digits[:1], *(digits[at : at + 3] for at in (1, 4, 7))]
+    return f" {' '.join(map(_whole, groups))} "
+
+
 def _digit_by_digit(found: _Found) -> str:
     return f" {_digits(_plain(found[0]))} "
 
@@ -228,7 +234,7 @@ def _sign(found: _Found) -> str:
 
 
 # A whole number, its thousands perhaps parted by spaces or points, and perhaps decimals behind a comma.
-_NUMBER = r"(?<![\d.,])(?P<whole>\d{1,3}(?:[ .]\d{3})+|\d+)(?:,(?P<decimals>\d+))?(?!\d|[.,]\d)"
+_NUMBER = r"(?<![\d.,])(?P<whole>[1-9]\d{0,2}(?:[ .]\d{3})+|\d+)(?:,(?P<decimals>\d+))?(?!\d|[.,]\d)"
 _UNIT_SIGNS = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _ROMAN_NUMERAL = r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})"
 
@@ -242,12 +248,16 @@ _RULES: list[tuple[re.Pattern[str], Callable[[_Found], str]]] = [
             r"(?<!\w)\+(?P<country>\d\d) ?(?:\(0\) ?)?(?P<first>[1-9])(?P<pairs>(?:[ .-]?\d\d){4})(?!\d)",
             _telephone_abroad,
         ),
+        # 0 800 123 456, 0800 123 456
+        (r"(?<![\w.,+])0 ?8\d\d(?:[ .]\d{3}){2}(?!\d|[.,]\d)", _telephone_of_services),
         (r"(?<![\w.,-])(?:1[ -])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?![\d-])", _digit_by_digit),
         (r"(?<![\d.,])\d+(?:,\d+){2,}(?!\d)", _list),
         # -5 °C, not F-22 nor 12 -6
         (r"(?:^|(?<=\s))(?<!\d )[-−](?=\d)", lambda _: " moins "),
         # 5.50 € is 5,50 €
         (r"(?<![\d.,])(\d+)\.(\d\d)(?= ?[€$£])", lambda found: f"{found[1]},{found[2]}"),
+        # 5,50 euros is 5,50 €
+        (r"(?<![\d.,])(\d+),(\d\d) ?euros?\b", lambda found: f"{found[1]},{found[2]} €"),
         # 5 €, 5,50 €, 5€50; $5
         (rf"{_NUMBER} ?(?P<currency>[€$£])(?P<behind>\d\d(?!\d))?", _money),
         (rf"(?P<currency>[€$£]) ?{_NUMBER}(?P<behind>)", _money),
@@ -266,6 +276,8 @@ _RULES: list[tuple[re.Pattern[str], Callable[[_Found], str]]] = [
         (r"(?<!\w)I(?P<ending>er|re|ère)(?P<plural>)(?!\w)", _first),
         (rf"(?<!\w)(?!I[eè])(?P<roman>{_ROMAN_NUMERAL})(?:e|è|[eè]me)(?!\w)", _roman_ordinal),
         (rf"(?<![\w'.-])(?=[IVX]{{2}}){_ROMAN_NUMERAL}(?![\w'-])", _roman),
+        # 1m80
+        (r"(?<![\w.,])(\d{1,2})m(\d\d)(?!\w)", lambda found: f"{found[1]} m {found[2]}"),
         (rf"{_NUMBER} ?(?P<unit>{_UNIT_SIGNS})(?![\w/²³'])", _unit),
         (rf"{_NUMBER}(?= (?:{'|'.join(_FEMININE)})s?\b)", _feminine),
         (_NUMBER, _cardinal),

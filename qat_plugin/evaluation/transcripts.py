@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ class TranscriptFile:
         """
         found = self._batches.get(rows[0]["id"], [])
         same = len(found) == len(rows) and all(_is_of(transcript, row) for transcript, row in zip(found, rows))
-        return found if same else None
+        if not same:
+            return None
+        return [replace(transcript, speaker=row.get("speaker")) for transcript, row in zip(found, rows)]
 
     def append(self, transcripts: Iterable[Transcript]) -> None:
         """Write transcripts and hand them to the operating system at once."""
@@ -160,8 +162,9 @@ def _by_batch(transcripts: Iterable[Transcript]) -> dict[str, list[Transcript]]:
 
 
 def _is_of(transcript: Transcript, row: dict[str, Any]) -> bool:
-    said = (transcript.id, transcript.reference, transcript.speaker, transcript.duration)
-    if said != (row["id"], row["text"], row.get("speaker"), round(float(row["duration"]), 4)):
+    # Who speaks decides no word: rows may be told it later.
+    said = (transcript.id, transcript.reference, transcript.duration)
+    if said != (row["id"], row["text"], round(float(row["duration"]), 4)):
         return False
     # A row without a language is heard in the recipe's, which is among the settings.
     return row.get("language") in (None, transcript.language)

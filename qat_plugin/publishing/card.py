@@ -38,6 +38,7 @@ def render_card(document: Document) -> str:
     Raises `PublishError` naming what the document lacks, or a language that is none.
     """
     try:
+        recipe = with_effect(document["recipe"])
         return render(
             "card.md.jinja",
             document,
@@ -47,10 +48,23 @@ def render_card(document: Document) -> str:
             baseline_notes=baseline_notes(document, {n: f"“{d}”" for n, d in ARM_NAMES.items()} | {ARM: "This model"}),
             external_data=", ".join(f"{name}: true" for name in graphs_with_external_data(document)),
             parity_rows=list(_flatten(document["parity"])),
-            recipe_json=json.dumps(document["recipe"], indent=2, ensure_ascii=False),
+            effective=recipe,
+            recipe_json=json.dumps(recipe, indent=2, ensure_ascii=False),
         )
     except KeyError as error:
         raise _lacks(error) from error
+
+
+def with_effect(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that decide something beside the others: those of a card; with the rest left out, a recipe trains the same."""
+    idle = {"num_train_epochs" if recipe.get("max_steps", -1) > 0 else "max_steps"}
+    if recipe.get("target") != "int4":
+        idle.add("group_size")
+    if not recipe.get("kl_weight"):
+        idle.add("distillation_temperature")
+    if not recipe.get("learned_scales", True):
+        idle.add("scale_learning_rate")
+    return {name: value for name, value in recipe.items() if name not in idle}
 
 
 def render(template: str, document: Document, **values: Any) -> str:

@@ -176,7 +176,7 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
         `force_unique_generate_call`); False lets it go on to the length limit, as transformers does. The other arguments are
         transformers'.
 
-        Calls from several threads wait for each other: one has all cores already.
+        Audio beyond the window is heard with `return_timestamps`, unless that is said to be False. Calls from several threads wait for each other: one has all cores already.
 
         Returns token ids, int64 [batch, tokens], or what the arguments ask for. Raises `ModelError` for the few
         arguments that the graphs cannot serve.
@@ -186,6 +186,9 @@ class QuantizedWhisper(WhisperGenerationMixin, PreTrainedModel):
                 raise ModelError(f"generate() was given {name}={kwargs[name]!r}: {reason}")
         if input_features is not None:
             input_features = input_features.to("cpu", torch.float32)
+            if input_features.shape[-1] > FRAMES_PER_POSITION * self.config.max_source_positions:
+                # Longer audio is heard window by window, which times lead through; transformers stops and asks for them.
+                kwargs.setdefault("return_timestamps", True)
         if kwargs.get("attention_mask") is not None:
             kwargs["attention_mask"] = kwargs["attention_mask"].cpu()
         # Transformers cannot put the results of several calls together.

@@ -29,7 +29,12 @@ class RelabelledDataset(Dataset[dict[str, Any]]):
         self.dataset, self.labels = dataset, labels
         self.indices = [i for i, label in enumerate(labels) if label is not None]
         self.durations = [dataset.durations[i] for i in self.indices]
-        self.corpora: list[Corpus] = dataset.corpora
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """See `TrainingDataset`."""
+        corpora: list[Corpus] = self.dataset.corpora
+        return corpora
 
     def set_epoch(self, epoch: int) -> None:
         """See `TrainingDataset.set_epoch`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from qat_plugin.data.collator import SpeechSeq2SeqCollator
 from qat_plugin.errors import DataError
@@ -73,8 +74,5 @@ def test_model_puts_exactly_one_start_token_in_front(tiny_whisper_dir: Path) -> 
     labels = processor.tokenizer("bonjour").input_ids
     assert labels[0] == start
     batch = SpeechSeq2SeqCollator(processor, start)([sample(labels)])
-    seen = model.model._shift_right if hasattr(model.model, "_shift_right") else None
-    from transformers.models.whisper.modeling_whisper import shift_tokens_right
-
-    inputs = (seen or shift_tokens_right)(batch["labels"], model.config.pad_token_id, start)
+    inputs = shift_tokens_right(batch["labels"], model.config.pad_token_id, start)
     assert inputs[0].tolist() == labels[:-1]

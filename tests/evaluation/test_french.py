@@ -156,6 +156,12 @@ def test_ordinals(text: str, expected: str) -> None:
         ("06 12 34 56 78; 0612345678; 06.12.34.56.78", "; ".join(["zéro six douze trente quatre cinquante six soixante dix huit"] * 3).replace(";", "")),
         ("+33 6 12 34 56 78", "plus trente trois six douze trente quatre cinquante six soixante dix huit"),
         ("01 00 05 10 20", "zéro un zéro zéro zéro cinq dix vingt"),
+        ("0 800 123 456, 0800 123 456, 0892.700.012", " ".join(["zéro huit cent cent vingt trois quatre cent cinquante six"] * 2)
+         + " zéro huit cent quatre vingt douze sept cent zéro douze"),
+        ("10 000, 0 800", "dix mille zéro huit cent"),
+        ("3,20 euros, 1 234,50 euros, 0,20 euro, 2,5 euros", "trois euros vingt mille deux cent trente quatre euros cinquante vingt centimes "
+         "deux virgule cinq euros"),
+        ("1m80, 12m05", "un mètre quatre vingt douze mètres zéro cinq"),
         ("514-555-1234", "cinq un quatre cinq cinq cinq un deux trois quatre"),
     ],
 )  # fmt: skip

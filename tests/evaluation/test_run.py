@@ -15,7 +15,8 @@ from fakes import REFERENCES, FakeModel, ToneCorpus, exported_folder
 from transformers import WhisperForConditionalGeneration
 
 from qat_plugin.errors import EvaluationError, ModelError
-from qat_plugin.evaluation.environment import physical_cores
+from qat_plugin.evaluation import environment
+from qat_plugin.evaluation.environment import describe_environment, physical_cores
 from qat_plugin.evaluation.results import collect_results, write_results
 from qat_plugin.evaluation.run import evaluate_arm
 from qat_plugin.evaluation.transcripts import read_transcripts
@@ -222,7 +223,7 @@ def test_what_a_smaller_corpus_leaves_out_is_kept_for_a_larger_one(folder: Path,
     assert model.calls == [] and list(path.parent.glob("*left_out*")) == []
 
 
-@pytest.mark.parametrize("change", [{"language": "en"}, {"speaker": "s9"}, {"duration": 7.0}])
+@pytest.mark.parametrize("change", [{"language": "en"}, {"duration": 7.0}])
 def test_a_row_that_is_described_anew_is_heard_again(folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     path = evaluate(folder, ToneCorpus(), tmp_path, FakeModel(folder))
     corpus = ToneCorpus()
@@ -232,6 +233,18 @@ def test_a_row_that_is_described_anew_is_heard_again(folder: Path, tmp_path: Pat
     assert len(model.calls) == 2  # the warm-up, and the row
     ((key, value),) = change.items()
     assert lines(path)[1][key] == value
+
+
+def test_who_speaks_may_be_told_later(folder: Path, tmp_path: Path) -> None:
+    """Hours of transcripts do not depend on it; intervals do."""
+    path = evaluate(folder, ToneCorpus(), tmp_path, FakeModel(folder))
+    before, corpus = lines(path), ToneCorpus()
+    for row in corpus.rows:
+        row["speaker"] = f"voice of {row['id']}"
+    model = FakeModel(folder)
+    evaluate(folder, corpus, tmp_path, model)
+    assert model.calls == []
+    assert lines(path) == [{**line, "speaker": f"voice of {line['id']}"} for line in before]
 
 
 @pytest.mark.parametrize(
@@ -322,6 +335,17 @@ def test_the_recorded_threads_are_those_of_the_sessions(
 
 def test_physical_cores_are_no_more_than_logical_ones() -> None:
     assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("40000 100000", 1), ("max 100000", None)])
+def test_a_container_has_no_more_cores_than_its_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int | None
+) -> None:
+    everything = physical_cores(), describe_environment()["cores"]
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(environment, "_CPU_QUOTA", tmp_path / "cpu.max")
+    found = physical_cores(), describe_environment()["cores"]
+    assert found == ((cores, cores) if cores else (everything[0], len(os.sched_getaffinity(0))))
 
 
 def test_damaged_line(folder: Path, tmp_path: Path) -> None:
