@@ -302,6 +302,8 @@ def _calibrate_layer(
         found = search(scaled, scheme.weight, importance / divisors.square())
         quantizer.set_scale(found)
         if with_gptq:
+            # As it is in force: some schemes have scales in half precision.
+            found = replace(found, scale=quantizer.scale.detach())
             moments = observer.second_moments / torch.outer(divisors, divisors)
             rounded = gptq(scaled, moments, found, scheme.weight)
             reach = _WITHIN_STEP * found.steps.repeat_interleave(scaled.shape[1] // found.steps.shape[1], dim=1)

@@ -16,12 +16,14 @@ from qat_plugin.fake_quant import (
     fake_quant_layers,
     fold,
     get_target,
+    insertion,
     prepare,
     read_checkpoint,
     save_quantizer_state,
     set_fake_quant,
 )
 from qat_plugin.fake_quant.functional import dequantize
+from qat_plugin.fake_quant.layers import FakeQuantLinear
 from qat_plugin.fake_quant.observers import WeightScale, search_mse
 from qat_plugin.fake_quant.positions import inverse_timescales, sinusoids
 from qat_plugin.fake_quant.state import QUANTIZER_CONFIG, read_quantizer_config
@@ -354,6 +356,18 @@ def test_gptq_loses_less_of_the_output_than_rounding_and_stays_near_what_it_roun
             each.__class__ = each.float_class
             del each.weight_quantizer, each.input_quantizer
     assert outputs[True] < 0.8 * outputs[False]
+
+
+def test_gptq_rounds_by_the_scales_in_force(model, batch, monkeypatch):
+    """Those of int8's decoder are rounded to half precision."""
+    steps, gptq = [], insertion.gptq
+    monkeypatch.setattr(insertion, "gptq", lambda *args: steps.append(args[2].steps) or gptq(*args))
+    prepare(model, get_target("int8"))
+    calibrate(model, lambda: model(**batch), with_gptq=True)
+    layers = [layer for _, layer in fake_quant_layers(model) if isinstance(layer, FakeQuantLinear)]
+    quantizers = [quantizer for layer in layers for _, _, quantizer, _ in layer.parts()]
+    assert any(quantizer.scheme.half_scale for quantizer in quantizers)
+    assert all(torch.equal(found, quantizer.steps) for found, quantizer in zip(steps, quantizers, strict=True))
 
 
 def test_skipped_modules_stay_float_and_tied_ones_go_together(model):
