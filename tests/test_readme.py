@@ -253,6 +253,10 @@ def test_what_training_on_a_cpu_wins_is_what_the_benchmark_measured():
     )
     assert all(results["recipe"]["per_device_train_batch_size"] == 8 for results in (fast, half, told))
     assert all(results["recipe"]["learning_rate"] == 5e-6 for results in (fast, half, told))
+    clips = [
+        each["recipe"]["max_steps"] * each["recipe"]["per_device_train_batch_size"] for each in (read(QUALITY), fast)
+    ]
+    assert f"the GPU's training hears {clips[0] / clips[1]:.0f} times as many clips" in text
     assert told["recipe"]["pseudo_label_languages"] == ["es", "it", "fr", "pt", "nl"]
     assert half["recipe"]["max_steps"] == told["recipe"]["max_steps"] == slow["recipe"]["max_steps"] == 300
     assert not any("pseudo_label_languages" in results["recipe"] for results in (fast, slow))
