@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from tiny import save_tiny_whisper, split_tones
 
 from qat_plugin.cli import main
 from qat_plugin.diagnosis import suggest, verdict
@@ -114,15 +115,11 @@ def test_bytes_go_where_they_buy_most():
 
 
 def test_the_command_writes_a_verdict_a_table_and_a_plot(tones_manifest, tiny_short_whisper, tmp_path, capsys):
-    rows = [json.loads(line) for line in tones_manifest.read_text("utf8").splitlines()]
-    for row in rows:
-        row["audio"] = str(tones_manifest.parent / row["audio"])
-    for name, part in {"train": rows[:4], "test": rows[4:]}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf8")
+    train, test = split_tones(tones_manifest, tmp_path)
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({
-        "model_name_or_path": str(tiny_short_whisper), "train_data": [str(tmp_path / "train.jsonl")],
-        "test_data": [str(tmp_path / "test.jsonl")], "target": "int4", "int8_modules": EIGHT_BITS, "calibration_samples": 2, "parity_samples": 1,
+        "model_name_or_path": str(tiny_short_whisper), "train_data": [str(train)],
+        "test_data": [str(test)], "target": "int4", "int8_modules": EIGHT_BITS, "calibration_samples": 2, "parity_samples": 1,
         "bootstrap_resamples": 200, "output_dir": str(tmp_path / "out"), "max_steps": 1, "use_cpu": True, "encoder_context": "auto",
     }))  # fmt: skip
     results = tmp_path / "out" / "evaluation" / "results.json"
@@ -145,6 +142,4 @@ def test_the_command_writes_a_verdict_a_table_and_a_plot(tones_manifest, tiny_sh
 
 @pytest.fixture(scope="module")
 def tiny_short_whisper(tmp_path_factory):
-    from tiny import save_tiny_whisper
-
     return save_tiny_whisper(tmp_path_factory.mktemp("tiny"), max_target_positions=12)

@@ -95,3 +95,13 @@ def write_tones(folder: Path) -> Path:
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
     return path
+
+
+def split_tones(manifest: Path, folder: Path) -> tuple[Path, Path]:
+    """Manifests in `folder` of the first four clips, to train on, and of the last two, to test on."""
+    rows = [json.loads(line) for line in manifest.read_text("utf8").splitlines()]
+    lines = [json.dumps({**row, "audio": str(manifest.parent / row["audio"])}) + "\n" for row in rows]
+    paths = folder / "train.jsonl", folder / "test.jsonl"
+    for path, part in zip(paths, (lines[:4], lines[4:]), strict=True):
+        path.write_text("".join(part), encoding="utf8")
+    return paths

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import save_tiny_whisper
+from tiny import save_tiny_whisper, split_tones
 
 from qat_plugin.cli import main
 from qat_plugin.fake_quant.checkpoint import read_checkpoint
@@ -18,17 +18,13 @@ ARMS = ["fp", "fp-auto", "fp-ft", "ptq-rtn", "ptq-kquant", "ptq-hqq", "ptq-mse",
 
 
 def write_recipe(folder: Path, manifest: Path, **values: object) -> Path:
-    rows = [json.loads(line) for line in manifest.read_text("utf8").splitlines()]
-    for row in rows:
-        row["audio"] = str(manifest.parent / row["audio"])
-    for name, part in {"train": rows[:4], "test": rows[4:]}.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf8")
+    train, test = split_tones(manifest, folder)
     model = folder / "model"
     if not model.exists():
         save_tiny_whisper(model, max_target_positions=12)
     recipe = {
-        "model_name_or_path": str(model), "language": "french", "train_data": [str(folder / "train.jsonl")],
-        "test_data": [str(folder / "test.jsonl")], "target": "int4", "calibration_samples": 2, "parity_samples": 1,
+        "model_name_or_path": str(model), "language": "french", "train_data": [str(train)],
+        "test_data": [str(test)], "target": "int4", "calibration_samples": 2, "parity_samples": 1,
         "encoder_context": "auto", "arms": ["fp", "qat"], "output_dir": str(folder / "out"), "max_steps": 4,
         "learning_rate": 1e-2, "per_device_train_batch_size": 1, "save_steps": 1, "report_to": "none", "use_cpu": True,
         **values,
