@@ -82,29 +82,32 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     return inputs
 
 
-def train(recipe: Recipe, workspace: Workspace) -> None:
+def train(recipe: Recipe, workspace: Workspace, *, measured_here: bool = False) -> None:
     """Train, or say that it is done; and the float control, where an arm needs it.
+
+    With `measured_here`, test speech that cannot be read is refused as well; otherwise another machine may have it.
 
     Raises `DataError` when training would hear audio that is tested on, which evaluation would refuse.
     """
     from qat_plugin.training.run import end_process_group
 
     if workspace.keeps_books and not workspace.is_done(_TRAINING_STEPS[TRAINED], training_inputs(recipe)):
-        _check_overlap_early(recipe)
+        _check_overlap_early(recipe, measured_here)
     _train(recipe, workspace, TRAINED)
     if needs_fine_tuning(recipe.evaluation.arms):
         _train(recipe, workspace, FINE_TUNED)
     end_process_group()
 
 
-def _check_overlap_early(recipe: Recipe) -> None:
+def _check_overlap_early(recipe: Recipe, measured_here: bool) -> None:
     """Refuse before hours of training the speech that evaluation would refuse behind them."""
     from qat_plugin.training.run import check_overlap
 
     try:
         corpora = _test_corpora(recipe)
     except DataError as error:
-        # Training does not need them: another machine may measure what this one trains.
+        if measured_here:
+            raise
         say(
             "train",
             f"whether training hears what is tested on is left to 'evaluate', for the test speech cannot be read: {error}",
@@ -387,8 +390,7 @@ def run_all(recipe: Recipe, workspace: Workspace) -> None:
     Raises `RecipeError` when `arms` lacks what is trained, and what each step raises.
     """
     check_is_measured(recipe)
-    if not workspace.is_done(_TRAINING_STEPS[TRAINED], training_inputs(recipe)):
-        _test_corpora(recipe)  # what cannot be measured here is refused before hours of training
-    steps: list[Callable[[Recipe, Workspace], Any]] = [train, export, evaluate, card]
+    train(recipe, workspace, measured_here=True)
+    steps: list[Callable[[Recipe, Workspace], Any]] = [export, evaluate, card]
     for step in steps:
         step(recipe, workspace)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qat_plugin.errors import ModelError, QuantizationError
-from qat_plugin.fake_quant.insertion import fake_quant_layers, prepare
+from qat_plugin.fake_quant.insertion import fake_quant_layers, prepare, unfreeze_scales
 from qat_plugin.fake_quant.layers import WeightQuantizer
 from qat_plugin.fake_quant.observers import WeightScale
 from qat_plugin.fake_quant.schemes import LayerScheme, get_target
@@ -186,9 +186,8 @@ def load_quantizer_state(model: nn.Module, folder: str | Path, *, training: bool
             "that the checkpoint was trained with"
         )
     tensors = read_tensors(folder / QUANTIZER_WEIGHTS)
+    unfreeze_scales(model)
     for name, (quantizer, _) in parts.items():
-        if quantizer.frozen:
-            quantizer.unfreeze()
         _load(name, quantizer, tensors, training, folder)
         if content["scales_frozen"]:
             # What the optimizer made of the offsets since then does not count.

@@ -194,7 +194,6 @@ class QATCallback(TrainerCallback):
                 self.restore(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
             # The next train() may begin elsewhere.
             self.restored = False
-            set_scale_learning_ratio(model, ratio)
             if self._restored_ratio is not None and not math.isclose(self._restored_ratio, ratio, rel_tol=1e-6):
                 raise QuantizationError(
                     f"scale_learning_rate over learning_rate is {ratio:g}, and the checkpoint was trained with "
@@ -202,11 +201,11 @@ class QATCallback(TrainerCallback):
                 )
         else:
             unfreeze_scales(model)
-            set_scale_learning_ratio(model, ratio)
             # One for all: each process may have calibration batches of its own, as of a stream.
             if state.is_world_process_zero:
                 self.calibrate(model, args.device)
             take_from_first(model)
+        set_scale_learning_ratio(model, ratio)
         self._schedule(model, state.global_step)
 
     def on_epoch_begin(

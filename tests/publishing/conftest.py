@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from card_sample import HYPOTHESES, RECIPE, make_onnx_folder, measure
-from hub_server import hub  # noqa: F401
+from hub_server import Hub, hub  # noqa: F401
 
 from qat_plugin.publishing import write_card
 
@@ -33,3 +33,10 @@ def results(results_file: Path) -> dict[str, Any]:
 def card_folder(tmp_path: Path, results_file: Path, onnx_folders: dict[str, Path]) -> Path:
     """Folder of the card of `results`."""
     return write_card(results_file, onnx_folders["qat"], tmp_path / "card").parent
+
+
+@pytest.fixture
+def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:  # noqa: F811
+    """The Hub of the tests, which every client finds."""
+    hub.patch(monkeypatch)
+    return hub

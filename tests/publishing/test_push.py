@@ -21,12 +21,6 @@ def folder(onnx_folders: dict[str, Path]) -> Path:
     return onnx_folders["qat"]
 
 
-@pytest.fixture
-def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    hub.patch(monkeypatch)
-    return hub
-
-
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

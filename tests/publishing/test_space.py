@@ -19,12 +19,6 @@ REPO = "tester/whisper-tiny-int4"
 
 
 @pytest.fixture
-def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    hub.patch(monkeypatch)
-    return hub
-
-
-@pytest.fixture
 def document(results: dict[str, Any], onnx_folders: dict[str, Path]) -> dict[str, Any]:
     return card_document(results, onnx_folders["qat"])
 
